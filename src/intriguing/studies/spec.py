@@ -1,0 +1,147 @@
+"""The words a study is written in: cells to compute, exhibits to show, values a paper printed.
+
+A study is data. It computes nothing at import; `run` executes its cells and `report` shows its exhibits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from intriguing.errors import InputError
+
+Verdict = Literal["agrees", "same direction", "differs", "not printed"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One computation: a pure function, its settings, and the cells and data it depends on.
+
+    Attributes:
+        function: where the code is, ``"package.module:name"``; called as ``name(inputs, **settings)``.
+        settings: JSON-able keyword arguments.
+        needs: cells whose records the function reads, by name.
+        data: which splits it reads, by split name (``"train"``, ``"test"``).
+        version: raised by hand when the function's meaning changes, so that old results are not reused.
+        label: what a progress line calls it; not part of the key.
+    """
+
+    function: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    needs: Mapping[str, Cell] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
+    version: int = 1
+    label: str = ""
+
+    def key(self, data_hashes: Mapping[str, str]) -> str:
+        """Return the content key: 32 hex digits of the SHA-256 of everything the result depends on."""
+        spec = {
+            "function": self.function,
+            "settings": dict(self.settings),
+            "needs": {name: cell.key(data_hashes) for name, cell in sorted(self.needs.items())},
+            "data": {split: data_hashes[split] for split in self.data},
+            "version": self.version,
+        }
+        text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A number as the paper printed it, in our units.
+
+    Attributes:
+        value: errors as fractions in [0, 1], distortions as root mean square pixel change.
+        mark: ``"v"`` checked against the running text, ``"s"`` second-hand, ``"m"`` from memory.
+        digit: one unit in the last printed digit, in the same units as `value`.
+    """
+
+    value: float
+    mark: str
+    digit: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user chooses for a whole run of a study."""
+
+    data: str = "digits"
+    images: int = 256
+    seed: int = 0
+    nets: int = 5
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A table or a figure of a paper, and the cell whose record holds our version of it.
+
+    The record of `cell` carries ``values["cells"]``: a list of ``{"row", "column", "kind", "measured", "n",
+    "low", "high"}`` (plus ``"code"``), and ``values["figures"]``: a list of pictures for the report.
+
+    Attributes:
+        name: as the paper calls it, ``"table-1"``; the page's section id.
+        title: the heading.
+        claim: what the paper says, in one or two sentences.
+        reading: how to read ours: what to see and why it matters.
+        source: section and table of the paper.
+        cell: settings -> the cell that computes it.
+        printed: (row, column) -> the printed value.
+        orderings: lists of (row, column) whose measured values the study expects to rise strictly.
+    """
+
+    name: str
+    title: str
+    claim: str
+    reading: str
+    source: str
+    cell: Callable[[Settings], Cell]
+    printed: Mapping[tuple[str, str], Printed] = field(default_factory=dict)
+    orderings: tuple[tuple[tuple[str, str], ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A paper as exhibits, in the paper's order."""
+
+    name: str
+    title: str
+    citation: str
+    summary: str
+    exhibits: tuple[Exhibit, ...]
+
+    def exhibit(self, name: str) -> Exhibit:
+        """Return the exhibit called `name`."""
+        for exhibit in self.exhibits:
+            if exhibit.name == name:
+                return exhibit
+        raise InputError(f"study {self.name!r} has no exhibit {name!r}")
+
+
+def verdict(
+    measured: float, low: float, high: float, printed: Printed | None, *, ordered: bool
+) -> Verdict:
+    """Compare a measured value with the printed one.
+
+    ``agrees`` if the printed value, give or take half its last digit, lies in the interval [low, high] or
+    within 10% of the measured value; ``same direction`` if the orderings the study states for this cell
+    hold; else ``differs``.
+
+    Args:
+        measured: our value.
+        low: lower end of its interval.
+        high: upper end of its interval.
+        printed: the paper's value, or None.
+        ordered: whether the cell takes part in a stated ordering and every one of those holds.
+    """
+    if printed is None:
+        return "not printed"
+    half = printed.digit / 2
+    if printed.value + half >= low and printed.value - half <= high:
+        return "agrees"
+    if abs(measured - printed.value) - half <= 0.1 * abs(printed.value):
+        return "agrees"
+    return "same direction" if ordered else "differs"
