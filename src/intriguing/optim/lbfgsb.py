@@ -147,6 +147,7 @@ class Solver:
         self._head, self._rejections, self._evaluations, self._iterations = count(), count(), count(), count()
         self._failures, self._tag = count(), count()
         self._live = 0
+        self._accepted = torch.zeros(0, dtype=torch.bool, device=self.device)
 
     _STATE = (
         "_x", "_g", "_trial", "_W", "_f", "_gamma", "_t", "_boost", "_R_inverse", "_YY", "_D",
@@ -157,6 +158,11 @@ class Solver:
     def live(self) -> int:
         """How many rows are being solved."""
         return self._live
+
+    @property
+    def accepted(self) -> Tensor:
+        """(b,) bool: which of the points last asked for became the current points of their rows."""
+        return self._accepted
 
     @property
     def free(self) -> int:
@@ -286,6 +292,7 @@ class Solver:
         flat = f_trial <= f + _ROUNDING * self._eps * f.abs()
         by_slope = flat & (slope_trial.abs() <= (1 - 2 * _ARMIJO) * slope.abs())
         accepted = finite & (fresh | ((slope < 0) & (enough | by_slope)))
+        self._accepted = accepted
 
         # The minimiser of the quadratic through f, slope and f_trial; a non-finite value shortens most.
         tau = -slope / (2 * (f_trial - f - slope))
