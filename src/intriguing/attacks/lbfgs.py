@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -65,6 +66,8 @@ class LBFGS:
         memory: pairs of the limited-memory matrix.
         slots: (image, target) pairs solved at once.
     """
+
+    description: ClassVar[str] = "the paper's: box-constrained L-BFGS, the largest c that still succeeds; minimal L2"
 
     target: str | Tensor = "random"
     objective: str = "cross-entropy"
@@ -185,9 +188,10 @@ class _Search:
         self.stage = torch.zeros(P, dtype=torch.int64, device=device)
         self.current_margin = full(torch.nan)
         self.floor = full(0.0)  # the largest |r| of a minimiser that failed
-        gap = logits.gather(1, self.labels[:, None]).squeeze(1)[self.pairs.image] - logits[
-            self.pairs.image, self.pairs.target
-        ]
+        gap = (
+            logits.gather(1, self.labels[:, None]).squeeze(1)[self.pairs.image]
+            - logits[self.pairs.image, self.pairs.target]
+        )
         self.gap = gap.double().clamp(min=1e-6)
         # A margin below the rounding of the logits is not a success: the judge may see them in another batch.
         self.least_margin = 32 * torch.finfo(model.dtype).eps * logits.abs().amax(1).double()[self.pairs.image]
@@ -197,7 +201,7 @@ class _Search:
     def _logits(self, x: Tensor, image: Tensor) -> Tensor:
         """Forward passes for flat points x (k, n) of the images `image` (k,), counted."""
         with torch.no_grad():
-            pieces = [self.model(part.unflatten(1, self.shape)) for part in x.split(self.attack.slots)]
+            pieces = [self.model(part.reshape(-1, *self.shape)) for part in torch.split(x, self.attack.slots)]
         self.forwards.index_add_(0, image, torch.ones_like(image))
         return torch.cat(pieces) if pieces else x.new_zeros(0, 1)
 
@@ -214,7 +218,7 @@ class _Search:
         c = self.u[pair].exp()
         point = x.detach().requires_grad_(True)
         with torch.enable_grad():
-            z = self.model(point.unflatten(1, self.shape))
+            z = self.model(point.reshape(-1, *self.shape))
             others = z.scatter(1, target[:, None], -torch.inf)
             z_target = z.gather(1, target[:, None]).squeeze(1)
             excess = torch.logsumexp(others / T[:, None], 1) - z_target / T
@@ -394,7 +398,7 @@ class _Search:
         adversarial[found] = torch.where(moved[:, None], bisected, adversarial[found])
         phase[found] = torch.where(moved, int(Phase.BISECT), phase[found])
 
-        returned = adversarial.unflatten(1, self.shape).to(self.original.dtype)
+        returned = adversarial.reshape(-1, *self.shape).to(self.original.dtype)
         judged = torch.zeros(N, dtype=torch.bool, device=device)
         # The judge: the returned tensor itself, in the model's dtype, against the target.
         again = returned[found].to(self.clean.dtype).flatten(1)
@@ -408,7 +412,7 @@ class _Search:
         search = torch.where(judged, norms.l2(searched.double() - self.clean.double()), nothing)
         home = self.original.device
         return AttackResult(
-            adversarial=adversarial.unflatten(1, self.shape).to(home),
+            adversarial=adversarial.reshape(-1, *self.shape).to(home),
             target=torch.where(keep, torch.where(self.attacked, target, self.predicted), -1).to(home),
             status=status.to(home),
             distance=distance.to(home),

@@ -110,7 +110,12 @@ class Solver:
     ) -> None:
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
-        for name, value in (("slots", slots), ("n", n), ("memory", memory), ("max_evaluations", max_evaluations)):
+        for name, value in (
+            ("slots", slots),
+            ("n", n),
+            ("memory", memory),
+            ("max_evaluations", max_evaluations),
+        ):
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
         if not tolerance > 0:
@@ -260,7 +265,7 @@ class Solver:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the rows of a `state_dict` of a solver made with the same n, memory and bounds."""
         L = len(state["_tag"])
-        if L > self.slots or state["_W"].shape[1:] != self._W.shape[1:]:
+        if self.slots < L or state["_W"].shape[1:] != self._W.shape[1:]:
             raise ValueError(
                 f"state: {L} rows of {tuple(state['_W'].shape[1:])} do not fit {self.slots} slots "
                 f"of {tuple(self._W.shape[1:])}"

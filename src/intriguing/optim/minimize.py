@@ -93,6 +93,8 @@ def minimize(
     device = x0.device
     low, high = _bounds(lower, upper, x0)
     by_row = low.dim() == 2 or high.dim() == 2
+    if by_row:
+        low, high = low.expand(N, n), high.expand(N, n)
     solution = Solution(
         x=torch.empty_like(x0, requires_grad=False),
         fun=torch.full((N,), torch.nan, dtype=torch.float64, device=device),
@@ -124,12 +126,7 @@ def minimize(
         take = min(solver.free, N - queued)
         if take:
             rows = torch.arange(queued, queued + take, device=device)
-            bounds = {}
-            if by_row:
-                bounds = {
-                    "lower": (low if low.dim() == 2 else low.expand(N, n))[rows],
-                    "upper": (high if high.dim() == 2 else high.expand(N, n))[rows],
-                }
+            bounds = {"lower": low[rows], "upper": high[rows]} if by_row else {}
             solver.insert(start[queued : queued + take], tags=rows, **bounds)
             queued += take
         done = solver.tell(*evaluate(*solver.ask()))
@@ -140,8 +137,8 @@ def minimize(
             solution.status[at] = done.status
             solution.evaluations[at] = done.evaluations
             solution.iterations[at] = done.iterations
-            low_at, high_at = (low[at], high[at]) if by_row and low.dim() == high.dim() == 2 else (low, high)
-            moved = torch.clamp(done.x - done.gradient, low_at, high_at) - done.x
+            ends = (low[at], high[at]) if by_row else (low, high)
+            moved = torch.clamp(done.x - done.gradient, *ends) - done.x
             solution.projected_gradient[at] = moved.abs().amax(1).double()
     return solution
 

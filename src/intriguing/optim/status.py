@@ -30,8 +30,7 @@ _SENTENCES = {
     Status.RUNNING: "The row is still being solved.",
     Status.CONVERGED: "The projected gradient is within the tolerance.",
     Status.STALLED: (
-        "No step lowers the objective at this precision; check the gradient, "
-        "use float64, or raise the tolerance."
+        "No step lowers the objective at this precision; check the gradient, use float64, or raise the tolerance."
     ),
     Status.BUDGET_SPENT: "The evaluations ran out before convergence; raise max_evaluations.",
     Status.NUMERIC_FAILURE: (

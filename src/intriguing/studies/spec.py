@@ -121,9 +121,7 @@ class Study:
         raise InputError(f"study {self.name!r} has no exhibit {name!r}")
 
 
-def verdict(
-    measured: float, low: float, high: float, printed: Printed | None, *, ordered: bool
-) -> Verdict:
+def verdict(measured: float, low: float, high: float, printed: Printed | None, *, ordered: bool) -> Verdict:
     """Compare a measured value with the printed one.
 
     ``agrees`` if the printed value, give or take half its last digit, lies in the interval [low, high] or

@@ -1,0 +1,160 @@
+"""The command line: parses, calls one function, prints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from intriguing.errors import IntriguingError
+
+app = typer.Typer(
+    name="intriguing",
+    help="The blind spots of image classifiers, measured.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_errors = Console(stderr=True, soft_wrap=True, highlight=False)
+_out = Console(soft_wrap=True, highlight=False)
+
+_USAGE = 2
+_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of image sets, looked up first (else INTRIGUING_DATA).", show_default=False)
+]
+
+
+@app.command()
+def reproduce(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[[STUDY/]TABLE]...", help="For example table-1 figure-7; none means the whole study."),
+    ] = None,
+    data: Annotated[str, typer.Option(help="Images: digits (embedded), mnist, a set's or folder's name.")] = "digits",
+    images: Annotated[int, typer.Option(help="Training images to attack.")] = 256,
+    nets: Annotated[int, typer.Option(help="Sigmoid nets trained per recipe, each from its own seed.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    size: Annotated[
+        int | None, typer.Option(help="Side in pixels, for images of unequal size.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder (by default runs/STUDY-DATA).", show_default=False)
+    ] = None,
+    data_dir: DataDir = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes (by default one per core).", show_default=False)
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh/--resume", help="Compute everything again, or reuse what is finished.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Compute a paper's tables and figures and write the report."""
+    from intriguing import workflow  # torch takes seconds to import; --help should not
+    from intriguing.progress import shown
+    from intriguing.studies.spec import Settings
+
+    settings = Settings(data=data, images=images, seed=seed, nets=nets, size=size)
+    with shown(_errors, quiet=quiet) as progress:
+        outcome = workflow.reproduce(
+            names or (),
+            settings,
+            out=out,
+            data_dir=data_dir,
+            device=device,
+            workers=workers,
+            fresh=fresh,
+            progress=progress,
+            on_damage=lambda damage: _errors.print(f"Computed again: {escape(str(damage))}"),
+        )
+    _summary(outcome)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder, as --out named it.")],
+    debug: Debug = False,
+) -> None:
+    """Write a run's report again from what is stored."""
+    from intriguing import workflow
+
+    _summary(workflow.report(folder))
+
+
+@app.command("list")
+def list_names(data_dir: DataDir = None, debug: Debug = False) -> None:
+    """List studies, data, nets and attacks, each with one line."""
+    from intriguing import attacks
+    from intriguing import data as sources
+    from intriguing.nets import NETS
+    from intriguing.studies import STUDIES
+
+    studies = {}
+    for study in STUDIES.values():
+        studies[study.name] = study.title
+        studies |= {f"  {exhibit.name}": exhibit.title for exhibit in study.exhibits}
+    _lines("Studies", studies)
+    _lines("Data", sources.names(data_dir))
+    _lines("Nets", {name: spec.description for name, spec in NETS.items()})
+    _lines("Attacks", {name: attack.description for name, attack in attacks.ATTACKS.items()})
+
+
+def main() -> None:
+    """Run the command line; every foreseen error is one sentence and exit code 2."""
+    debug = "--debug" in sys.argv
+    try:
+        code = app(standalone_mode=False)
+    except IntriguingError as error:
+        if debug:
+            _errors.print_exception()
+        else:
+            _errors.print(f"[bold red]Error:[/] {escape(str(error))}")
+        sys.exit(_USAGE)
+    except (KeyboardInterrupt, typer.Abort):
+        if debug:
+            _errors.print_exception()
+        _errors.print("Stopped. What is finished is kept; the same command goes on from there.")
+        sys.exit(_INTERRUPTED)
+    except typer.Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except Exception as error:
+        # Usage errors of the parser print themselves; anything else is our mistake and keeps its traceback.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            sys.exit(error.exit_code)
+        raise
+    sys.exit(code or 0)
+
+
+def _summary(outcome: object) -> None:
+    from intriguing.workflow import Outcome
+
+    assert isinstance(outcome, Outcome)
+    verdicts = [cell["verdict"] for cell in outcome.document["cells"]]
+    counts = {name: verdicts.count(name) for name in ("agrees", "same direction", "differs")}
+    _out.print(", ".join(f"{count} {name}" for name, count in counts.items()) + " (of the printed values)")
+    _out.print(f"report   {escape(str(outcome.report))}")
+    _out.print(f"results  {escape(str(outcome.results))}")
+
+
+def _lines(title: str, lines: dict[str, str]) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, line in lines.items():
+        table.add_row(escape(name), escape(line))
+    console = Console(highlight=False)
+    console.print(f"[bold]{title}[/]")
+    console.print(table)
+    console.print()

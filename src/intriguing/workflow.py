@@ -1,0 +1,209 @@
+"""A run from beginning to end: data, cells, `results.json`, `report.html`. What the command line calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from intriguing import data as sources
+from intriguing.errors import InputError, StoreError, UnknownNameError
+from intriguing.records import Record
+from intriguing.report import page
+from intriguing.run import results as results_document
+from intriguing.run.environment import environment
+from intriguing.run.events import Event
+from intriguing.run.execute import execute
+from intriguing.store.folder import Damage, Store
+from intriguing.studies import STUDIES
+from intriguing.studies.spec import Exhibit, Settings, Study
+
+DEFAULT_STUDY = "szegedy2014"
+_SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run left its page and its results, and the results themselves."""
+
+    report: Path
+    results: Path
+    document: Mapping[str, Any]
+
+
+def reproduce(
+    names: Sequence[str] = (),
+    settings: Settings | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
+    workers: int | None = None,
+    fresh: bool = False,
+    progress: Callable[[Event], None] | None = None,
+    on_damage: Callable[[Damage], None] | None = None,
+) -> Outcome:
+    """Compute tables and figures of a study and write their page.
+
+    Finished cells in the run folder are reused, so a run that was stopped goes on where it was.
+
+    Args:
+        names: ``"table-1"`` or ``"szegedy2014/table-1"``; none means the whole default study.
+        settings: data, images, seed, nets per recipe, size.
+        out: the run folder; by default ``runs/<study>-<data>``.
+        data_dir: where sets of images are looked up first; by default the environment's INTRIGUING_DATA.
+        device: ``"cpu"`` or ``"cuda"``.
+        workers: processes that compute cells side by side.
+        fresh: compute every cell again.
+        progress: told of every step.
+        on_damage: told of damaged cells, which are computed again.
+
+    Raises:
+        IntriguingError: unknown names, unusable data, a folder that is not a run; the message says what to do.
+
+    Example:
+        >>> reproduce(["table-1"], Settings(images=64), out="runs/t1").report
+        PosixPath('runs/t1/report.html')
+    """
+    settings = settings or Settings()
+    _check(settings)
+    study, exhibits = choose(names)
+    where = _device(device)
+    splits = {split: sources.load(settings.data, split, data_dir=data_dir, size=settings.size) for split in _SPLITS}
+    if settings.images > len(splits["train"].labels):
+        raise InputError(
+            f"images: {settings.images} asked for, but {settings.data} has only "
+            f"{len(splits['train'].labels)} training images; pass --images with at most that many"
+        )
+    hashes = {split: images.hash for split, images in splits.items()}
+    folder = Path(out) if out is not None else Path("runs") / f"{study.name}-{_slug(settings.data)}"
+    cells = [exhibit.cell(settings) for exhibit in exhibits]
+    with Store(folder, on_damage=on_damage) as store:
+        run = {
+            "study": study.name,
+            "exhibits": [exhibit.name for exhibit in exhibits],
+            "settings": dataclasses.asdict(settings),
+            "seeds": {"run": settings.seed, "nets": [settings.seed + index for index in range(settings.nets)]},
+            "hashes": {f"{settings.data}/{split}": value for split, value in hashes.items()},
+            "data": {split: dict(images.notes) for split, images in splits.items()},
+            "data_hashes": hashes,
+            "environment": environment(where),
+            "command": _command(study, names, settings, folder),
+        }
+        store.describe(run)
+        records = execute(
+            cells,
+            store,
+            load_data=splits.__getitem__,
+            data_hashes=hashes,
+            device=where,
+            workers=workers,
+            fresh=fresh,
+            progress=progress,
+        )
+        by_name = {exhibit.name: records[cell.key(hashes)] for exhibit, cell in zip(exhibits, cells, strict=True)}
+        return _write(folder, study, exhibits, settings, by_name, run)
+
+
+def report(folder: str | os.PathLike[str]) -> Outcome:
+    """Write the page of a run again from what is stored; nothing is computed.
+
+    Raises:
+        StoreError: not a run folder, or cells are missing or damaged.
+    """
+    path = Path(folder)
+    with Store(path, mode="read") as store:
+        run = store.run
+        if "study" not in run:
+            raise StoreError(f"{path} holds no finished run; run `intriguing reproduce --out {path}` first")
+        study, exhibits = choose([f"{run['study']}/{name}" for name in run["exhibits"]])
+        settings = Settings(**run["settings"])
+        records: dict[str, Record] = {}
+        for exhibit in exhibits:
+            record = store.get(exhibit.cell(settings).key(run["data_hashes"]))
+            if record is None:
+                raise StoreError(
+                    f"{exhibit.name} is not finished in {path}; run `{run.get('command', 'intriguing reproduce')}` "
+                    "to compute what is missing"
+                )
+            records[exhibit.name] = record
+    return _write(path, study, exhibits, settings, records, run)
+
+
+def choose(names: Sequence[str]) -> tuple[Study, list[Exhibit]]:
+    """Return the study and its exhibits that the names ask for; all of the default study for none.
+
+    Raises:
+        UnknownNameError: a name that no study has.
+        InputError: names of more than one study.
+    """
+    wanted = [name.rpartition("/") for name in names]
+    studies = {study or DEFAULT_STUDY for study, _, _ in wanted} or {DEFAULT_STUDY}
+    for name in studies:
+        if name not in STUDIES:
+            raise UnknownNameError("study", name, STUDIES)
+    if len(studies) > 1:
+        raise InputError(f"one run is of one study, got {', '.join(sorted(studies))}; run them one by one")
+    study = STUDIES[studies.pop()]
+    known = [exhibit.name for exhibit in study.exhibits]
+    asked = [name for _, _, name in wanted] or known
+    for name in asked:
+        if name not in known:
+            raise UnknownNameError("table or figure", name, known)
+    return study, [exhibit for exhibit in study.exhibits if exhibit.name in asked]
+
+
+def _write(
+    folder: Path,
+    study: Study,
+    exhibits: Sequence[Exhibit],
+    settings: Settings,
+    records: Mapping[str, Record],
+    run: Mapping[str, Any],
+) -> Outcome:
+    meta = {key: run[key] for key in ("environment", "seeds", "hashes", "data") if key in run}
+    document = results_document.compose(study, exhibits, settings, records, meta)
+    results_path, report_path = folder / "results.json", folder / "report.html"
+    results_document.write(results_path, document)
+    page.write(report_path, page.build(study, document, records, command=str(run.get("command", ""))))
+    return Outcome(report_path, results_path, document)
+
+
+def _check(settings: Settings) -> None:
+    for name, value in (("images", settings.images), ("nets", settings.nets)):
+        if value < 1:
+            raise InputError(f"{name}: expected at least 1, got {value}")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device: {name!r} is no device; use cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: this machine has no usable CUDA device; use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device: {name!r} is not supported; use cpu or cuda")
+    return device
+
+
+def _slug(text: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in text).strip("-.") or "data"
+
+
+def _command(study: Study, names: Sequence[str], settings: Settings, folder: Path) -> str:
+    """Return the command line that makes the run again, defaults left out."""
+    words = ["intriguing", "reproduce", *names]
+    standard = Settings()
+    for field in dataclasses.fields(Settings):
+        value = getattr(settings, field.name)
+        if value != getattr(standard, field.name):
+            words += [f"--{field.name}", str(value)]
+    words += ["--out", str(folder)]
+    return shlex.join(words)
