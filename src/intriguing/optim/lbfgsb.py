@@ -245,8 +245,8 @@ class Solver:
         if L == 0:
             return self._take(torch.zeros(0, dtype=torch.int64, device=self.device), self._tag[:0])
         self._evaluations[:L] += 1
-        step, change, accepted, fresh = self._judge(fun, gradient)
-        status = self._propose(step, change, accepted, fresh)
+        step, change, along, accepted, fresh = self._judge(fun, gradient)
+        status = self._propose(step, change, along, accepted, fresh)
         ended = status.nonzero().squeeze(1)
         return self._take(ended, status[ended])
 
@@ -278,8 +278,8 @@ class Solver:
 
     # -- one tick -------------------------------------------------------------------------------------------
 
-    def _judge(self, fun: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Accept or reject the trial points; return s, y (L, n) and the masks accepted, fresh (L,)."""
+    def _judge(self, fun: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+        """Accept or reject the trial points; return s, y (L, n), s^T y (L,) and the masks accepted, fresh (L,)."""
         L = self._live
         f_trial = fun.detach().to(torch.float64)
         g_trial = gradient.detach().to(self.dtype)
@@ -321,9 +321,9 @@ class Solver:
         # The step was too short for the curvature it met: the first step of the next search is longer.
         self._boost[:L] = torch.where(accepted & ~fresh & (slope_trial < slope), self._boost[:L] * _GROWTH, 1.0)
         self._boost[:L].clamp_(max=_GROWTH**3)
-        return s, y, accepted, fresh
+        return s, y, slope_trial - slope, accepted, fresh
 
-    def _propose(self, s: Tensor, y: Tensor, accepted: Tensor, fresh: Tensor) -> Tensor:
+    def _propose(self, s: Tensor, y: Tensor, along: Tensor, accepted: Tensor, fresh: Tensor) -> Tensor:
         """Update the histories, write the next trial points, and return the status (L,) of every row."""
         L = self._live
         x, g, gamma = self._x[:L], self._g[:L], self._gamma
@@ -343,7 +343,7 @@ class Solver:
         V = torch.empty(L, 2, self.n, dtype=self.dtype, device=self.device)
         torch.mul(free, g, out=V[:, 0])
         torch.mul(free, y, out=V[:, 1])
-        direction, descent = self._direction(V, s, accepted & ~fresh)
+        direction, descent = self._direction(V, s, along, accepted & ~fresh)
         move = torch.lerp(projected, direction, free)  # exact at weights 0 and 1
         # H can lose positive definiteness to rounding; then the projected gradient step takes over.
         lost = ~descent
@@ -356,8 +356,11 @@ class Solver:
         self._clamp(trial, slice(0, L), out=trial)
         return status
 
-    def _direction(self, V: Tensor, s: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the pairs that have curvature; return -H q (L, n) for V = (q, y) and whether it descends (L,)."""
+    def _direction(self, V: Tensor, s: Tensor, along: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the pairs that have curvature; return -H q (L, n) for V = (q, y) and whether it descends (L,).
+
+        `along` is s^T y over all variables.
+        """
         L, m = self._live, self.memory
         W = self._W[:L]
         q, y = V[:, 0], V[:, 1]
@@ -373,6 +376,10 @@ class Solver:
         W.index_put_((rows, m + head), y if every else y[rows])
         products = torch.bmm(V, W.transpose(1, 2)).double()  # (L, 2, 2m): q and y against S and Y
         self._remember(rows, head, products[rows, 1], rho[rows])
+        # Without a pair the curvature along the whole step, clipped variables included, still sets the scale;
+        # else a scale that clips every variable would never be corrected.
+        scaled = candidate & (along > 0) & (ss > 0)
+        self._gamma[:L] = torch.where(scaled, ss / along, self._gamma[:L])
         self._gamma[rows] = rho[rows] / yy[rows]
         self._head[rows] = (head + 1) % m
         gamma = self._gamma[:L, None]
@@ -438,10 +445,15 @@ class Solver:
         return (self._clamp(x - g, rows) - x).abs().amax(1).double()
 
     def _first_scale(self, fresh: Tensor) -> None:
-        """Scale the first step of new rows to at most unit length, as L-BFGS-B does."""
+        """Scale the first step of new rows to at most unit length, as L-BFGS-B does.
+
+        The length is that of the gradient's entries that can move at all, before clipping: where the box is small
+        beside the gradient, the clipped length says nothing about the scale of the function.
+        """
         rows = fresh.nonzero().squeeze(1)
         x, g = self._x[rows], self._g[rows]
-        length = torch.linalg.vector_norm(self._clamp(x - g, rows) - x, dim=1).double()
+        moving = self._clamp(x - g, rows) != x
+        length = torch.linalg.vector_norm(g * moving, dim=1).double()
         self._gamma[rows] = torch.clamp(1 / length, max=1.0).nan_to_num(1.0)
 
     def _forget(self, mask: Tensor) -> None:
@@ -449,6 +461,8 @@ class Solver:
         rows = mask.nonzero().squeeze(1)
         self._R_inverse[rows] = 0
         self._D[rows] = 0
+        # Steps that were too long by that much say the same of gamma.
+        self._gamma[rows] *= self._t[rows]
         self._t[rows] = 1.0
 
     # -- slots ----------------------------------------------------------------------------------------------

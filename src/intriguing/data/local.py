@@ -1,0 +1,180 @@
+"""Sets in a folder of the user: `SPLIT.parquet`, or an image folder `SPLIT/CLASS/IMAGE`."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from intriguing.data import columns
+from intriguing.data.images import SUFFIXES, Picture, decode
+from intriguing.data.rows import Place, Rows
+from intriguing.data.sets import class_names, quoted, shorten
+from intriguing.errors import DataError
+
+_USUAL_SPLITS = ("train", "test", "validation", "val")
+
+
+def find(root: Path, split: str) -> Place:
+    """Return where a split of the set in folder `root` is.
+
+    Raises:
+        DataError: `root` is no folder, has no such split, or has it in both forms.
+    """
+    where = quoted(root)
+    if not root.is_dir():
+        raise DataError(f"{where} is not a folder of images; name one that holds {split}.parquet or {split}/")
+    table, images = root / f"{split}.parquet", root / split
+    if table.is_file() and images.is_dir():
+        raise DataError(f"{where} holds {split}.parquet and a folder {split}/; keep one of them")
+    if table.is_file():
+        return ParquetFile(table)
+    if images.is_dir():
+        return ImageFolder(root, split)
+    there = ", ".join(shorten(name) for name in splits(root)) or "none"
+    raise DataError(
+        f"{where} has no split {split!r} (splits there: {there}); expected {split}.parquet or {split}/CLASS/IMAGE in it"
+    )
+
+
+def splits(root: Path) -> list[str]:
+    """Return the names of the splits in a set's folder; for an image folder, of the usual splits only."""
+    tables = {path.stem for path in root.glob("*.parquet") if path.is_file()}
+    found = tables | {name for name in _USUAL_SPLITS if (root / name).is_dir()}
+    return [name for name in _USUAL_SPLITS if name in found] + sorted(found - set(_USUAL_SPLITS))
+
+
+def describe(root: Path) -> str | None:
+    """Return one line on the set in folder `root`, from file footers and folder names; None if it is none."""
+    parts = []
+    for split in splits(root):
+        table = root / f"{split}.parquet"
+        if not table.is_file():
+            parts.append(f"{split} images in a folder per class")
+            continue
+        try:
+            with pq.ParquetFile(table) as file:
+                parts.append(f"{file.metadata.num_rows:,} {split} images")
+        except (pa.ArrowException, OSError):
+            parts.append(f"{split}.parquet is damaged")
+    return ", ".join(parts) or None
+
+
+@dataclass(frozen=True)
+class ParquetFile:
+    """One split in one Parquet file; `columns` says what is read of it."""
+
+    path: Path
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the file's place, size and time of change."""
+        found = self.path.stat()
+        return {"parquet": _text(self.path.resolve()), "size": found.st_size, "time": found.st_mtime_ns}
+
+    def open(self) -> Rows:
+        """Read the two columns into memory, checksums of pages verified where the file has them."""
+        where = quoted(self.path)
+        try:
+            with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+                schema = file.schema_arrow
+                chosen = columns.choose(schema, columns.declared_features(schema, where), where)
+                table = file.read(columns=[chosen.image, chosen.label])
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = shorten(str(error))
+            raise DataError(f"{where} is damaged or not a Parquet file ({reason}); restore it") from error
+        rows = columns.read(table, chosen, where)
+        return Rows(rows.labels, rows.classes, rows.pictures, {"source": "a Parquet file", **rows.notes})
+
+
+class _File(NamedTuple):
+    """An image file as its folder lists it; all that can be known without reading it."""
+
+    label: int
+    path: str
+    size: int
+    time: int
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """One split as a folder per class.
+
+    The classes are the folders that hold an image in any split, in the order of their names, so that labels
+    mean the same in all splits. Files without the suffix of an image and hidden ones are passed over.
+    """
+
+    root: Path
+    split: str
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return every file's place, size and time of change."""
+        files = [(file.label, os.fsencode(file.path).hex(), file.size, file.time) for file in self._files]
+        return {"folder": _text(self.root.resolve()), "classes": self._folders, "files": files}
+
+    def open(self) -> Rows:
+        """List the files; their folder is their label."""
+        where = quoted(self.root / self.split)
+        if not self._files:
+            raise DataError(f"{where} holds no images; expected CLASS/IMAGE in it, suffixes {_suffixes()}")
+        files = self._files
+
+        def pictures(wanted: Tensor) -> Iterator[Picture]:
+            return (_decoded(files[i].path) for i in wanted.tolist())
+
+        labels = torch.tensor([file.label for file in files], dtype=torch.int64)
+        names = class_names([_text(Path(name)) for name in self._folders], where)
+        return Rows(labels, names, pictures, {"source": "an image folder, a folder per class"})
+
+    @cached_property
+    def _folders(self) -> list[str]:
+        found: set[str] = set()
+        for split in {*_USUAL_SPLITS, self.split}:
+            folder = self.root / split
+            if folder.is_dir():
+                found |= {entry.name for entry in _entries(folder) if entry.is_dir() and _images(entry.path)}
+        return sorted(found)
+
+    @cached_property
+    def _files(self) -> list[_File]:
+        files = []
+        for label, name in enumerate(self._folders):
+            folder = self.root / self.split / name
+            for path in _images(folder) if folder.is_dir() else []:
+                found = os.stat(path)
+                if not stat.S_ISREG(found.st_mode):
+                    raise DataError(f"{quoted(path)} is not a regular file; take it away")
+                files.append(_File(label, path, found.st_size, found.st_mtime_ns))
+        return files
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+
+
+def _images(folder: Path | str) -> list[str]:
+    """Return the paths of the images right in a folder, in the order of their names."""
+    entries = (e for e in _entries(folder) if os.path.splitext(e.name)[1].lower() in SUFFIXES)
+    return [entry.path for entry in entries if not entry.is_dir()]
+
+
+def _decoded(path: str) -> Picture:
+    return decode(Path(path).read_bytes(), f"image {quoted(path)}")
+
+
+def _text(path: Path) -> str:
+    """Return a path as text that can be encoded, whatever bytes its name is made of."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _suffixes() -> str:
+    return ", ".join(sorted(SUFFIXES))

@@ -1,0 +1,128 @@
+"""From a record's pictures to what the page shows: charts completed with the print, galleries with images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from intriguing.records import Record
+from intriguing.report import charts, images
+from intriguing.report import format as fmt
+from intriguing.studies.spec import Exhibit
+
+# The opening shows original, perturbation and sum; controls that a gallery adds come later.
+_OPENING = 3
+
+
+def figures(
+    exhibit: Exhibit, ident: str, record: Record | None, cells: Sequence[Mapping[str, Any]], album: images.Album
+) -> list[dict[str, Any]]:
+    """Return a view of each of a record's pictures, for the template.
+
+    Args:
+        exhibit: its printed values are put beside the measured ones.
+        ident: the section's id, the prefix of the figures'.
+        record: the exhibit's record.
+        cells: the exhibit's cells, whose means are marked in the charts.
+        album: encodes the galleries' images.
+    """
+    pictures = (record.values.get("figures") or ()) if record else ()
+    tensors = record.tensors if record else {}
+    return [
+        _figure(_completed(picture, exhibit, cells), f"{ident}-figure-{i + 1}", tensors, album)
+        for i, picture in enumerate(pictures)
+    ]
+
+
+def _completed(picture: Mapping[str, Any], exhibit: Exhibit, cells: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Put the printed values, and the means of a distribution, into a picture that only names their cells.
+
+    A distribution or an interval names the table's column as its ``column`` and the rows by its labels; the
+    rows and columns of a heat map are the table's own. What the picture states itself stays.
+    """
+    kind, column = picture.get("kind"), picture.get("column")
+    known = {place: value.value for place, value in exhibit.printed.items()}
+    means = {(c.get("row"), c.get("column")): c.get("measured") for c in cells}
+    if kind == "heatmap" and not picture.get("printed"):
+        rows, columns = picture.get("rows") or (), picture.get("columns") or ()
+        return {**picture, "printed": [[known.get((r, c)) for c in columns] for r in rows]}
+    if kind in ("distribution", "interval") and column is not None:
+        name = "series" if kind == "distribution" else "rows"
+        entries = [
+            {"printed": known.get((e.get("label"), column)), "measured": means.get((e.get("label"), column)), **e}
+            for e in picture.get(name) or ()
+        ]
+        return {**picture, name: entries}
+    return picture
+
+
+def _figure(picture: Mapping[str, Any], ident: str, tensors: Mapping[str, Any], album: images.Album) -> dict[str, Any]:
+    """Return one picture drawn: two charts, or the tiles of a gallery, or neither if nothing can be drawn."""
+    gallery = picture.get("kind") == "gallery"
+    tiles = [_group(g, tensors, album) for g in picture.get("groups") or ()] if gallery else []
+    return {
+        "ident": ident,
+        "kind": fmt.clean(picture.get("kind", "")),
+        "title": fmt.clean(picture.get("title", "")),
+        "caption": fmt.clean(picture.get("caption", "")),
+        "charts": None if gallery else charts.draw(picture, ident),
+        "tiles": [t for t in tiles if t["rows"]],
+        "reduced": max([p.reduced for t in tiles for r in t["rows"] for p in r["images"] if p], default=1),
+        "key": _key(picture),
+    }
+
+
+def _key(picture: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return which colours a chart uses: (style class, meaning)."""
+    if picture.get("kind") not in ("distribution", "interval"):
+        return []
+    entries = [*(picture.get("series") or ()), *(picture.get("rows") or ())]
+    key = [("ours", "measured here")]
+    if any(fmt.finite(e.get("printed")) is not None for e in entries):
+        key.append(("paper", "printed in the paper"))
+    if any(fmt.finite(e.get("control")) is not None for e in entries):
+        key.append(("control", "control"))
+    return key
+
+
+def _group(group: Mapping[str, Any], tensors: Mapping[str, Any], album: images.Album) -> dict[str, Any]:
+    """Return one group of a gallery: rows of (column, encoded image) and how many images a row has."""
+    columns = [fmt.clean(c) for c in group.get("columns") or ()]
+    rows = []
+    for row in group.get("rows") or ():
+        pictures = [album.add(images.pick(tensors, reference)) for reference in row.get("images") or ()]
+        names = [*columns, *[""] * len(pictures)]
+        rows.append(
+            {
+                "label": fmt.clean(row.get("label", "")),
+                "note": fmt.clean(row.get("note", "")),
+                "images": pictures,
+                "shots": list(zip(names, pictures, strict=False)),
+            }
+        )
+    width = max([1, *(len(r["images"]) for r in rows)])
+    return {
+        "title": fmt.clean(group.get("title", "")),
+        "caption": fmt.clean(group.get("caption", "")),
+        "rows": rows,
+        "width": width,
+        # Rows of images side by side on a desktop, so that digits stay large and the page short.
+        "across": 4 if width <= 2 else 2 if width <= 5 else 1,
+    }
+
+
+def opening(views: Sequence[Mapping[str, Any]], ident: str) -> dict[str, Any] | None:
+    """Return the first complete row of a gallery to open the page with, or None if there is none.
+
+    Args:
+        views: what `figures` returned.
+        ident: the section it links to.
+    """
+    rows = [row for view in views for group in view["tiles"] for row in group["rows"]]
+    for row in rows:
+        if row["images"] and all(row["images"]):
+            shots = row["shots"][:_OPENING]
+            # A note may speak of images that the opening leaves out.
+            note = row["note"] if len(shots) == len(row["shots"]) else ""
+            return {"label": row["label"], "note": note, "shots": shots, "ident": ident}
+    return None

@@ -1,0 +1,220 @@
+"""Build the page of a run: one HTML file that opens from disk, asks the network for nothing, and prints.
+
+The page shows what the results and records hold and computes nothing. Every text goes through Jinja2 with
+autoescape, because names of files, classes and nets are the user's.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from intriguing.errors import StoreError
+from intriguing.records import Record
+from intriguing.report import embed, figures, images, provenance, tables
+from intriguing.report import format as fmt
+from intriguing.store.files import write_atomic
+from intriguing.studies.spec import Exhibit, Study
+
+_MARKS = {
+    "v": "checked against the paper’s running text",
+    "s": "second-hand, in agreement with an independent reproduction",
+    "m": "from memory, unverified",
+}
+_MEGABYTE = 1_000_000
+
+
+def build(
+    study: Study,
+    results: Mapping[str, Any],
+    records: Mapping[str, Record],
+    *,
+    command: str,
+    image_budget: int = 6 * _MEGABYTE,
+) -> str:
+    """Return the page of a run as HTML.
+
+    Args:
+        study: gives titles, claims, readings and sources.
+        results: the document of results.json: ``schema``, ``run`` and ``cells``.
+        records: by exhibit name, whose values may hold ``findings`` and ``notes`` (lists of texts),
+            ``figures`` (pictures) and ``tables``; whose tensors hold the galleries' images.
+        command: the command line that makes the run again.
+        image_budget: bytes that the galleries' images may take together; larger ones are halved until they
+            fit, and the page says so.
+
+    Example:
+        >>> html = build(study, results, records, command="intriguing reproduce")  # doctest: +SKIP
+        >>> write("runs/t1/report.html", html)  # doctest: +SKIP
+    """
+    run = results.get("run") or {}
+    cells, unmeasured = (_of(study, results.get(name)) for name in ("cells", "unmeasured"))
+    asked = images.total([f for r in records.values() for f in r.values.get("figures") or ()])
+    album = images.Album(image_budget, asked)
+    names = [e.name for e in study.exhibits]
+    shown = [
+        _exhibit(study, e, run, [c for c in cells if c.get("table") == e.name], unmeasured, records.get(e.name), album)
+        for e in study.exhibits
+    ]
+    sections = [s for s in shown if s is not None]
+    others = list(dict.fromkeys(str(c.get("table")) for c in cells if c.get("table") not in names))
+    sections += [_stray(name, [c for c in cells if str(c.get("table")) == name]) for name in others]
+    judged = [cell for s in sections if s["table"] for cell in s["table"].cells]
+    style, script = _asset("style.css"), _asset("script.js")
+    page = _environment().get_template("page.html.j2")
+    return fmt.clean(
+        page.render(
+            study=study,
+            sections=sections,
+            absent=[e for e, s in zip(study.exhibits, shown, strict=True) if s is None],
+            findings=[fmt.clean(t) for e in study.exhibits for t in _texts(records.get(e.name), "findings")],
+            hero=next((s["hero"] for s in sections if s["hero"]), None),
+            judged=bool(judged),
+            summary=_sentence(judged),
+            verdicts=tables.VERDICTS,
+            marks=_MARKS,
+            settings=fmt.flatten(run.get("settings") or {}),
+            groups=[(word, fmt.flatten(run.get(word) or {})) for word in ("environment", "seeds", "hashes")],
+            command=command,
+            data=embed.readable(results),
+            embedded=embed.embedded(results),
+            heading=fmt.heading,
+            style=style,
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
+    )
+
+
+def write(path: str | os.PathLike[str], html: str) -> None:
+    """Write a page so that a reader finds either the old file or the whole new one.
+
+    Args:
+        path: where the page goes; its folder must exist.
+        html: what `build` returned.
+
+    Raises:
+        StoreError: if the file cannot be written.
+    """
+    try:
+        write_atomic(os.fspath(path), fmt.clean(html).encode())
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise StoreError(
+            f"cannot write the report {os.fspath(path)}: {reason}; free some space or name another folder"
+        ) from error
+
+
+def _exhibit(
+    study: Study,
+    exhibit: Exhibit,
+    run: Mapping[str, Any],
+    cells: Sequence[Mapping[str, Any]],
+    unmeasured: Sequence[Mapping[str, Any]],
+    record: Record | None,
+    album: images.Album,
+) -> dict[str, Any] | None:
+    """Return what the template needs to show one exhibit, or None if this run holds nothing of it."""
+    if record is None and not cells:
+        return None
+    ident = _slug(exhibit.name)
+    values = record.values if record else {}
+    views = figures.figures(exhibit, ident, record, cells, album)
+    return {
+        "ident": ident,
+        "name": exhibit.name,
+        "title": exhibit.title,
+        "claim": exhibit.claim,
+        "reading": exhibit.reading,
+        "table": tables.table(exhibit.name, ident, cells, exhibit.printed),
+        "figures": views,
+        "grids": [
+            tables.grid(t, f"{ident}-{_slug(str(t.get('id', i + 1)))}")
+            for i, t in enumerate(values.get("tables") or ())
+        ],
+        "notes": _texts(record, "notes"),
+        "unmeasured": [tables.unmeasured(c, exhibit.printed) for c in unmeasured if c.get("table") == exhibit.name],
+        "origin": provenance.provenance(study, exhibit, run, cells),
+        "hero": figures.opening(views, ident),
+    }
+
+
+def _stray(name: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a section for cells whose table the study does not state, so that no number is lost."""
+    ident = _slug(name)
+    empty: dict[str, Any] = {
+        "claim": "",
+        "reading": "",
+        "figures": [],
+        "grids": [],
+        "notes": [],
+        "unmeasured": [],
+        "origin": None,
+        "hero": None,
+    }
+    return {
+        "ident": ident,
+        "name": name,
+        "title": fmt.heading(name),
+        "table": tables.table(name, ident, cells, {}),
+        **empty,
+    }
+
+
+def _of(study: Study, cells: Any) -> list[Mapping[str, Any]]:
+    """Return the entries of a list of results.json that belong to the study."""
+    return [c for c in cells or () if c.get("study", study.name) == study.name]
+
+
+def _texts(record: Record | None, name: str) -> list[str]:
+    """Return a list of texts from a record; empty if it has none."""
+    given = record.values.get(name) if record else None
+    return [fmt.clean(t) for t in ([given] if isinstance(given, str) else given or ())]
+
+
+def _sentence(cells: Sequence[tables.CellView]) -> str:
+    """Say in words how the printed numbers fared."""
+    counts = [(words, number) for words, style, number in tables.tally(cells) if style != "none"]
+    if not counts:
+        return "This run measured no number that the paper printed."
+    plural = {"agrees": "agree", "same direction": "point in the same direction", "differs": "differ"}
+    single = {
+        **plural,
+        "agrees": "agrees",
+        "same direction": "points in the same direction",
+        "differs": "differs",
+    }
+    parts = [f"{number} {(single if number == 1 else plural).get(word, word)}" for word, number in counts]
+    total = sum(number for _, number in counts)
+    listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+    return f"Of the {fmt.count(total)} printed numbers that this run measured again, {listed}."
+
+
+def _slug(name: str) -> str:
+    """Return a name as an id: letters, digits, hyphens."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "part"
+
+
+def _environment() -> jinja2.Environment:
+    """Return the template environment: everything escaped, an unknown name is an error."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("intriguing.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _asset(name: str) -> Markup:
+    """Return the style sheet or the script as it is; both are ours and hold nothing of the user's."""
+    environment = _environment()
+    assert environment.loader is not None  # set one function above
+    return Markup(environment.loader.get_source(environment, name)[0].strip())

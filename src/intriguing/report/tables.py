@@ -1,0 +1,257 @@
+"""From the cells of results.json to tables a reader can compare: ours beside the paper's, cell by cell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from intriguing.report import format as fmt
+from intriguing.studies.spec import Printed
+
+# Verdict -> (style class, sentence that states the rule). The classes also name the marks in the page.
+VERDICTS: dict[str, tuple[str, str]] = {
+    "agrees": (
+        "agrees",
+        "the printed value, give or take half its last digit, lies inside our interval, or ours is within 10% of it.",
+    ),
+    "same direction": (
+        "direction",
+        "the values lie further apart, but the order that the study states for these cells holds here too.",
+    ),
+    "differs": ("differs", "neither holds."),
+    "not printed": ("none", "the paper gives no number to compare with."),
+}
+
+# A control that speaks of a share is one, whatever it stands beside.
+_SHARES = re.compile(r"\b(error|accuracy|share)\b")
+# A text that is a number with its sign or unit, as a record may write it.
+_NUMERIC = re.compile(r"[+\-\N{MINUS SIGN}]?\d[\d.,]*( ?%| s)?")
+
+
+@dataclass(frozen=True)
+class CellView:
+    """One cell of a table as text.
+
+    Attributes:
+        ident: anchor in the page.
+        measured, interval, size: our value, its interval without unit, and ``n 256`` or ``exact``.
+        printed, mark: the paper's value and v, s or m; empty where nothing was printed.
+        verdict, style: the verdict's words and style class.
+        control, control_interval: the control's value and interval; empty where there is none.
+        control_mark: which of the table's controls it is, as a letter; empty if there is only one.
+        p: the p-value as text; empty where there is none.
+        note: number of the table's footnote, or 0.
+    """
+
+    ident: str
+    row: str
+    column: str
+    measured: str
+    interval: str
+    size: str
+    printed: str
+    mark: str
+    verdict: str
+    style: str
+    control: str
+    control_interval: str
+    control_mark: str
+    p: str
+    note: int
+
+
+@dataclass(frozen=True)
+class TableView:
+    """A table of cells.
+
+    Attributes:
+        columns: (name, whether the paper printed anything in it, the size all its cells share or nothing).
+        rows: (name, one cell or None per column).
+        controls: (letter or nothing, what the control is).
+        notes: footnotes, numbered from 1.
+        tally: (verdict, style class, how many cells), only those that occur.
+        marks: the marks (v, s, m) that occur.
+    """
+
+    name: str
+    columns: tuple[tuple[str, bool, str], ...]
+    rows: tuple[tuple[str, tuple[CellView | None, ...]], ...]
+    controls: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    tally: tuple[tuple[str, str, int], ...]
+    marks: tuple[str, ...]
+
+    @property
+    def cells(self) -> list[CellView]:
+        """All cells, row by row."""
+        return [cell for _, row in self.rows for cell in row if cell is not None]
+
+
+@dataclass(frozen=True)
+class GridView:
+    """A plain table that a record brought along: texts, and which columns are numbers."""
+
+    ident: str
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def table(
+    name: str, ident: str, cells: Sequence[Mapping[str, Any]], printed: Mapping[tuple[str, str], Printed]
+) -> TableView | None:
+    """Arrange the cells of one table; rows and columns keep the order in which they first appear.
+
+    Args:
+        name: the table's name.
+        ident: prefix of the cells' anchors.
+        cells: entries of results.json that belong to the table.
+        printed: the study's printed values, which know how many digits the paper gave.
+
+    Returns:
+        The table, or None if there are no cells.
+    """
+    if not cells:
+        return None
+    rows = list(dict.fromkeys(fmt.clean(c.get("row", "")) for c in cells))
+    columns = list(dict.fromkeys(fmt.clean(c.get("column", "")) for c in cells))
+    controls = list(dict.fromkeys(_control(c)[0] for c in cells if _control(c)[1]))
+    notes = list(dict.fromkeys(fmt.clean(c["note"]) for c in cells if c.get("note")))
+    # A column keeps one number of decimals, so that its digits line up.
+    most = {
+        column: max(fmt.finite(c.get("n")) or 0 for c in cells if fmt.clean(c.get("column", "")) == column)
+        for column in columns
+    }
+    views: dict[tuple[str, str], CellView] = {}
+    for i, c in enumerate(cells):
+        view = _cell(c, f"{ident}.{i + 1}", most, controls, notes, printed)
+        views[view.row, view.column] = view
+    shown = [views[r, c] for r in rows for c in columns if (r, c) in views]
+    return TableView(
+        name=name,
+        columns=tuple(_head(c, [v for v in shown if v.column == c]) for c in columns),
+        rows=tuple((r, tuple(views.get((r, c)) for c in columns)) for r in rows),
+        controls=tuple((_letter(i, controls), label) for i, label in enumerate(controls)),
+        notes=tuple(notes),
+        tally=tally(shown),
+        marks=tuple(m for m in "vsm" if any(v.mark == m for v in shown)),
+    )
+
+
+def unmeasured(entry: Mapping[str, Any], printed: Mapping[tuple[str, str], Printed]) -> str:
+    """Say in words which number the paper prints and this run does not measure."""
+    row, column = fmt.clean(entry.get("row", "")), fmt.clean(entry.get("column", ""))
+    unit = fmt.unit_of(column, entry.get("printed"), entry.get("unit"))
+    known = printed.get((row, column))
+    return f"{row}, {column} ({fmt.printed(entry.get('printed'), unit, known.digit if known else None)})"
+
+
+def _head(column: str, cells: Sequence[CellView]) -> tuple[str, bool, str]:
+    """Return a column's name, whether the paper printed any of it, and the size its cells share, if so."""
+    sizes = {cell.size for cell in cells}
+    return column, any(cell.printed for cell in cells), sizes.pop() if len(sizes) == 1 else ""
+
+
+def _cell(
+    cell: Mapping[str, Any],
+    ident: str,
+    most: Mapping[str, float],
+    controls: Sequence[str],
+    notes: Sequence[str],
+    printed: Mapping[tuple[str, str], Printed],
+) -> CellView:
+    """Write one cell as text."""
+    row, column = fmt.clean(cell.get("row", "")), fmt.clean(cell.get("column", ""))
+    measured, low, high = (_number(cell, name) for name in ("measured", "low", "high"))
+    unit = fmt.unit_of(column, measured, cell.get("unit"))
+    places = fmt.decimals(unit, most[column])
+    known = printed.get((row, column))
+    verdict = fmt.clean(cell.get("verdict") or "not printed")
+    label, value = _control(cell)
+    beside = "percent" if _SHARES.search(label) else unit
+    beside_places = fmt.decimals(beside, value.get("n"))
+    return CellView(
+        ident=ident,
+        row=row,
+        column=column,
+        measured=fmt.number(measured, unit, places),
+        interval=fmt.interval(low, high, unit, places),
+        size="exact" if cell.get("kind") == "exact" else f"n {fmt.count(cell.get('n'))}",
+        printed=""
+        if cell.get("printed") is None
+        else fmt.printed(cell["printed"], unit, known.digit if known else None),
+        mark=fmt.clean(cell.get("mark") or ""),
+        verdict=verdict,
+        style=VERDICTS.get(verdict, ("none", ""))[0],
+        control=fmt.number(value.get("measured"), beside, beside_places) if value else "",
+        control_interval=fmt.interval(value.get("low"), value.get("high"), beside, beside_places),
+        control_mark=_letter(controls.index(label), controls) if value else "",
+        p=fmt.p_value(cell.get("p")),
+        note=notes.index(fmt.clean(cell["note"])) + 1 if cell.get("note") else 0,
+    )
+
+
+def _number(cell: Mapping[str, Any], name: str) -> Any:
+    """Return a cell's number; one that JSON lacks is null there and named under ``non_finite``."""
+    value, named = cell.get(name), cell.get("non_finite")
+    if value is None and isinstance(named, Mapping) and named.get(name) in ("inf", "-inf"):
+        return float(named[name])
+    return value
+
+
+def _control(cell: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return a cell's control and what it is called; an empty control if there is none."""
+    control = cell.get("control")
+    return (fmt.clean(control.get("label", "control")), control) if isinstance(control, Mapping) else ("", {})
+
+
+def _letter(i: int, controls: Sequence[str]) -> str:
+    """Return a, b, c ... for a table with several controls, nothing for a table with one."""
+    return chr(ord("a") + i % 26) if len(controls) > 1 else ""
+
+
+def tally(cells: Sequence[CellView]) -> tuple[tuple[str, str, int], ...]:
+    """Count the verdicts that occur, in the order agrees, same direction, differs, not printed, others."""
+    words = [*VERDICTS, *dict.fromkeys(c.verdict for c in cells if c.verdict not in VERDICTS)]
+    counts = [(w, VERDICTS.get(w, ("none", ""))[0], sum(c.verdict == w for c in cells)) for w in words]
+    return tuple(entry for entry in counts if entry[2])
+
+
+def grid(extra: Mapping[str, Any], ident: str) -> GridView:
+    """Write a record's own table as text: numbers by their column's name and size, the rest as it is."""
+    columns = tuple(fmt.clean(c) for c in extra.get("columns") or ())
+    rows = [list(r) + [None] * (len(columns) - len(r)) for r in extra.get("rows") or ()]
+    by_column = [[r[j] for r in rows] for j in range(len(columns))]
+    numeric = tuple(all(_is_number(v) for v in column) and any(v is not None for v in column) for column in by_column)
+    return GridView(
+        ident=ident,
+        title=fmt.clean(extra.get("title", "")),
+        caption=fmt.clean(extra.get("caption", "")),
+        columns=columns,
+        numeric=numeric,
+        rows=tuple(tuple(_entry(v, c) for v, c in zip(r, columns, strict=False)) for r in rows),
+    )
+
+
+def _is_number(value: object) -> bool:
+    """Whether an entry of a grid is a number, the text of one, or absent."""
+    return value is None or isinstance(value, int | float) or _NUMERIC.fullmatch(str(value)) is not None
+
+
+def _entry(value: object, column: str) -> str:
+    """Write one entry of a record's own table."""
+    if value is None:
+        return fmt.MISSING
+    if isinstance(value, float):
+        # Only columns that speak of a share are shares: a loss of 0.4 is not 40%.
+        shares = any(w in column.lower() for w in ("error", "accuracy", "share", "found", "transfer", "rate", "%"))
+        unit = fmt.unit_of(column, value) if shares or fmt.unit_of(column, 2.0) == "distortion" else "plain"
+        return fmt.number(value, unit, {"percent": 2, "distortion": 3}.get(unit))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return fmt.count(value)
+    text = fmt.clean(value)
+    return text.replace("-", fmt.MINUS) if _NUMERIC.fullmatch(text) else text

@@ -1,0 +1,37 @@
+"use strict";
+// Everything here is a convenience: the page says the same without it.
+
+// Filters: the counts above a table become buttons that dim every other cell.
+for (const legend of document.querySelectorAll(".tally")) {
+  const table = document.getElementById(legend.dataset.table);
+  if (!table) continue;
+  for (const word of legend.querySelectorAll("[data-verdict]")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.dataset.verdict = word.dataset.verdict;
+    button.setAttribute("aria-pressed", "false");
+    button.title = "Show these cells, dim the others";
+    button.append(...word.childNodes);
+    word.replaceWith(button);
+    button.addEventListener("click", () => {
+      const on = button.getAttribute("aria-pressed") !== "true";
+      for (const b of legend.querySelectorAll("button")) b.setAttribute("aria-pressed", String(on && b === button));
+      for (const cell of table.querySelectorAll("td[data-verdict]")) {
+        cell.classList.toggle("dim", on && cell.dataset.verdict !== button.dataset.verdict);
+      }
+    });
+  }
+}
+
+// Highlight: the row and the column under the pointer.
+for (const table of document.querySelectorAll("table.compare")) {
+  const mark = (target) => {
+    const cell = target instanceof Element ? target.closest("td[data-column]") : null;
+    for (const td of table.querySelectorAll("[data-column]")) {
+      td.classList.toggle("lit", cell !== null && td.dataset.column === cell.dataset.column);
+    }
+    for (const tr of table.tBodies[0].rows) tr.classList.toggle("lit", cell !== null && tr.contains(cell));
+  };
+  table.addEventListener("pointerover", (event) => mark(event.target));
+  table.addEventListener("pointerleave", () => mark(null));
+}

@@ -1,0 +1,59 @@
+"""What all tests share: the folder of image sets, one thread, and a run in CI that may not skip them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+_SKIPPED = pytest.StashKey[list[str]]()
+
+
+def _data_folder() -> Path | None:
+    """Return the folder named by INTRIGUING_DATA, or None when it is unset or not there."""
+    named = os.environ.get("INTRIGUING_DATA", "")
+    return Path(named) if named and Path(named).is_dir() else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_SKIPPED] = []
+    # Small nets run many times slower on several contended threads than on one.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of image sets, or skip the test where there is none."""
+    folder = _data_folder()
+    if folder is None:
+        pytest.skip("INTRIGUING_DATA names no folder of image sets")
+    return folder
+
+
+def _skips_must_fail() -> bool:
+    return bool(os.environ.get("CI")) and _data_folder() is not None
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and item.get_closest_marker("data") is not None:
+        item.config.stash[_SKIPPED].append(item.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    passed = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    if session.config.stash[_SKIPPED] and _skips_must_fail() and passed:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    skipped = config.stash[_SKIPPED]
+    if skipped and _skips_must_fail():
+        terminalreporter.section("skipped tests of data", red=True)
+        terminalreporter.line("The run fails: CI is set and INTRIGUING_DATA names a folder, so these tests had to run:")
+        for name in skipped:
+            terminalreporter.line(f"  {name}")

@@ -1,0 +1,62 @@
+import sample_run
+import torch
+
+from intriguing.records import Record
+from intriguing.report import figures, images
+
+TABLE_1 = sample_run.STUDY.exhibit("table-1")
+TABLE_2 = sample_run.STUDY.exhibit("table-2")
+
+
+def _view(exhibit, picture, cells=(), tensors=None):
+    record = Record({"figures": [picture]}, tensors or {})
+    return figures.figures(exhibit, "e", record, cells, images.Album(1_000_000, 10))[0]
+
+
+def test_a_distribution_that_names_its_column_gets_print_and_mean_from_the_table():
+    series = [{"label": "FC10(1)", "values": [0.1, 0.15]}, {"label": "other", "values": [0.1]}]
+    picture = {"kind": "distribution", "column": sample_run.COLUMNS[2], "series": series}
+    cell = {"row": "FC10(1)", "column": sample_run.COLUMNS[2], "measured": 0.129}
+    view = _view(TABLE_1, picture, [cell])
+    assert "paper 0.140" in view["charts"][0]
+    assert "ours 0.129" in view["charts"][0]
+    assert [style for style, _ in view["key"]] == ["ours", "paper"]
+
+
+def test_what_a_picture_states_itself_stays():
+    series = [{"label": "FC10(1)", "values": [0.1, 0.15], "printed": 0.2}]
+    view = _view(TABLE_1, {"kind": "distribution", "column": sample_run.COLUMNS[2], "series": series})
+    assert "paper 0.200" in view["charts"][0]
+
+
+def test_a_heat_map_gets_the_printed_matrix_of_its_table():
+    names = ["FC10(1e-4)", "FC10(1)"]
+    picture = {"kind": "heatmap", "rows": names, "columns": names, "values": [[1.0, 0.2], [0.7, 1.0]]}
+    wide, _ = _view(TABLE_2, picture)["charts"]
+    assert "printed in the paper" in wide
+    assert "71.9" in wide
+
+
+def test_a_heat_map_of_names_the_paper_does_not_print_stands_alone():
+    picture = {"kind": "heatmap", "rows": ["a"], "columns": ["b"], "values": [[0.2]]}
+    assert "printed in the paper" not in _view(TABLE_2, picture)["charts"][0]
+
+
+def _gallery(count):
+    row = {"label": "7 read as 3", "note": "n", "images": [{"tensor": "a", "index": 0}] * count}
+    return {"kind": "gallery", "groups": [{"columns": list("vwxyz")[:count], "rows": [row]}]}
+
+
+def test_the_opening_shows_the_first_three_images_of_a_complete_row():
+    tensors = {"a": torch.zeros(1, 1, 8, 8)}
+    whole = figures.opening([_view(TABLE_1, _gallery(3), tensors=tensors)], "e")
+    assert [name for name, _ in whole["shots"]] == ["v", "w", "x"]
+    assert whole["note"] == "n"
+    cut = figures.opening([_view(TABLE_1, _gallery(5), tensors=tensors)], "e")
+    assert len(cut["shots"]) == 3
+    assert cut["note"] == ""
+
+
+def test_no_gallery_no_opening():
+    assert figures.opening([_view(TABLE_1, _gallery(3))], "e") is None
+    assert figures.opening([], "e") is None

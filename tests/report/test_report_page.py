@@ -1,0 +1,285 @@
+import base64
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+from html.parser import HTMLParser
+
+import pytest
+import sample_run
+import torch
+
+from intriguing import report
+from intriguing.errors import StoreError
+from intriguing.records import Record
+from intriguing.report import page
+from intriguing.studies.spec import Exhibit, Study
+
+_VOID = {"meta", "link", "img", "br", "hr", "input"}
+_EVIL = """</script><script>alert(1)</script><img src=x onerror=alert(2)>"'&{{ 7*7 }}"""
+
+
+class _Outline(HTMLParser):
+    """Checks that every element is closed where it should be, and collects ids, attributes and texts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.ids: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.tags: list[str] = []
+        self.parents: list[tuple[str, str]] = []
+        self.feed(html)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.parents.append((self.stack[-1] if self.stack else "", tag))
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in _VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in _VOID:
+            self.stack.pop()
+
+    def handle_endtag(self, tag):
+        assert self.stack
+        assert self.stack[-1] == tag, (self.stack, tag)
+        self.stack.pop()
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    study, results, records = sample_run.sample()
+    return report.build(study, results, records, command=sample_run.COMMAND)
+
+
+def test_elements_nest_and_ids_are_unique(html):
+    outline = _Outline(html)
+    assert len(set(outline.ids)) == len(outline.ids)
+    assert {"table-1", "table-2", "figure-7"} <= set(outline.ids)
+    assert '<section id="table-1"' in html
+    assert all(parent != "p" for parent, tag in outline.parents if tag in ("p", "div", "figure", "ul", "ol", "dl"))
+
+
+def test_nothing_is_asked_of_the_network(html):
+    outline = _Outline(html)
+    links = [v for _, name, v in outline.attributes if name in ("src", "href", "xlink:href", "action", "srcset")]
+    assert links
+    assert all(v.startswith(("#", "data:")) for v in links)
+    assert "url(http" not in html
+    assert "@import" not in html
+    assert re.search(r"Content-Security-Policy\" content=\"default-src 'none'; img-src data:;", html)
+
+
+def test_every_anchor_leads_somewhere(html):
+    outline = _Outline(html)
+    targets = {v[1:] for _, name, v in outline.attributes if name in ("href", "xlink:href") and v.startswith("#")}
+    assert targets <= set(outline.ids)
+
+
+def test_printed_and_measured_stand_side_by_side(html):
+    row = re.search(r"<tr><th scope=\"row\">FC10\(1e-4\)</th>(.*?)</tr>", html, re.DOTALL)[1]
+    ours, paper = re.findall(r"<td class=\"(?:ours|paper)\".*?</td>", row, re.DOTALL)[:2]
+    assert "6.73%" in ours
+    assert "6.63–6.83" in ours
+    assert "n 60,000" in ours
+    assert "6.7%" in paper
+    assert ">s</sup>" in paper
+    assert "agrees" in paper
+
+
+def test_findings_rule_marks_method_command_and_seeds_are_said(html):
+    _, _, records = sample_run.sample()
+    for finding in records["table-1"].values["findings"]:
+        assert finding in html
+    for words in (
+        "half its last digit",
+        "second-hand",
+        "from memory",
+        "How it was measured",
+        sample_run.COMMAND,
+        "2.13.0",
+        "0, 1, 2, 3, 4",
+        "3f1c9b0e5a7d42c8b6e1f0a9d8c7b6a5",
+        "sample_run:STUDY",
+        "intriguing.experiments.transfer:transfer",
+        "Not in this run: Table 4",
+    ):
+        assert words in html
+
+
+def test_the_summary_counts_the_verdicts_in_words(html):
+    assert "Of the 67 printed numbers that this run measured again, " in html
+    assert " agree, " in html
+
+
+def test_the_data_are_embedded_as_json(html):
+    _, results, _ = sample_run.sample()
+    text = re.search(r"<script type=\"application/json\" id=\"results\">(.*?)</script>", html, re.DOTALL)[1]
+    assert json.loads(text) == json.loads(json.dumps(results))
+
+
+def test_the_same_run_gives_the_same_bytes(html):
+    study, results, records = sample_run.sample()
+    assert report.build(study, results, records, command=sample_run.COMMAND) == html
+
+
+def test_untrusted_texts_are_shown_and_never_run():
+    study, results, records = sample_run.sample()
+    cells = [
+        {
+            **c,
+            "row": _EVIL,
+            "note": _EVIL,
+            "mark": _EVIL,
+            "verdict": _EVIL,
+            "control": {"label": _EVIL, "measured": 0.1},
+        }
+        for c in results["cells"][:2]
+    ]
+    figures = [
+        {"kind": "distribution", "title": _EVIL, "x": _EVIL, "series": [{"label": _EVIL, "values": [1.0, 2.0]}]},
+        {"kind": "heatmap", "rows": [_EVIL], "columns": [_EVIL], "values": [[0.5]], "row_label": _EVIL},
+        {"kind": "interval", "rows": [{"label": _EVIL, "measured": 1.0}]},
+        {"kind": _EVIL, "caption": _EVIL},
+        {
+            "kind": "gallery",
+            "groups": [
+                {
+                    "title": _EVIL,
+                    "columns": [_EVIL],
+                    "rows": [{"label": _EVIL, "images": [{"tensor": "original", "index": 0}]}],
+                }
+            ],
+        },
+    ]
+    extra = [{"id": _EVIL, "title": _EVIL, "columns": [_EVIL], "rows": [[_EVIL]]}]
+    values = {"figures": figures, "tables": extra, "notes": [_EVIL], "findings": [_EVIL]}
+    records = {**records, "table-1": Record(values, records["figure-7"].tensors)}
+    results = {
+        **results,
+        "cells": [*cells, *results["cells"]],
+        "run": {"settings": {_EVIL: _EVIL}, "hashes": {"x": _EVIL}},
+    }
+    html = report.build(study, results, records, command=_EVIL)
+    outline = _Outline(html)
+    assert outline.tags.count("script") == 2
+    assert not [a for a in outline.attributes if a[1].startswith("on")]
+    assert not [a for a in outline.attributes if a == ("img", "src", "x")]
+    assert "49" not in re.findall(r"&#39;&amp;(.{0,12})", html)
+    assert "{{ 7*7 }}" in html
+
+
+def test_the_script_that_runs_is_the_one_the_policy_names(html):
+    allowed = re.search(r"script-src 'sha256-([^']*)'", html)[1]
+    script = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)[0]
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() == allowed
+
+
+def test_an_empty_run_is_still_a_page():
+    html = report.build(sample_run.STUDY, {"schema": 1, "run": {}, "cells": []}, {}, command="intriguing reproduce")
+    _Outline(html)
+    assert "Not in this run: Table 1, Table 2, Figure 7, Table 4" in html
+
+
+def test_missing_numbers_and_pictures_leave_dashes_and_words():
+    study, results, records = sample_run.sample()
+    holes = [dict(c) for c in results["cells"][:5]]
+    holes[0].update(measured=None, low=None, high=None, n=None, printed=None)
+    holes[1].update(measured=math.nan, low=math.nan, high=math.nan)
+    holes[2].update(measured=math.inf, high=math.inf)
+    gallery = {
+        "kind": "gallery",
+        "groups": [
+            {"columns": ["a", "b"], "rows": [{"label": "7", "images": [{"tensor": "gone", "index": 0}, None]}]},
+            {},
+        ],
+    }
+    figures = [gallery, {"kind": "gallery"}, {"kind": "distribution"}, {"kind": "unknown"}, {}]
+    records = {"table-1": Record({"figures": figures, "notes": None, "tables": [{}]})}
+    html = report.build(study, {**results, "cells": holes}, records, command="c")
+    _Outline(html)
+    assert "no picture" in html
+    assert "nothing to draw" in html
+    assert "∞" in html
+    text = re.search(r"id=\"results\">(.*?)</script>", html, re.DOTALL)[1]
+    assert json.loads(text)["cells"][1]["measured"] is None
+
+
+def test_cells_of_a_table_the_study_does_not_state_are_shown_all_the_same():
+    study, results, _ = sample_run.sample()
+    cell = {**results["cells"][0], "table": "table-9"}
+    html = report.build(study, {**results, "cells": [cell]}, {}, command="c")
+    assert '<section id="table-9"' in html
+
+
+def test_images_stay_within_their_budget():
+    generator = torch.Generator().manual_seed(0)
+    tensors = {"a": torch.rand(30, 3, 200, 200, generator=generator)}
+    rows = [{"label": str(i), "images": [{"tensor": "a", "index": i}] * 3} for i in range(30)]
+    gallery = {"kind": "gallery", "groups": [{"columns": ["x", "y", "z"], "rows": rows}]}
+    records = {"figure-7": Record({"figures": [gallery]}, tensors)}
+    html = report.build(sample_run.STUDY, {"cells": []}, records, command="c", image_budget=2_000_000)
+    pictures = sum(len(uri) for uri in re.findall(r"data:image/png;base64,[^\"]*", html))
+    # The opening repeats the first three images.
+    assert pictures <= 2_000_000 * 93 / 90
+    assert "to keep this page small" in html
+    assert len(html.encode()) < 10_000_000
+
+
+def test_the_sample_is_far_below_ten_megabytes(html):
+    assert len(html.encode()) < 1_000_000
+
+
+def test_names_that_no_file_can_hold_do_not_stop_the_page(tmp_path):
+    exhibit = dataclasses.replace(sample_run.STUDY.exhibits[0], title="bad \ud800 name")
+    study = Study("s", "t", "c", "s", (exhibit,))
+    html = report.build(study, {"cells": []}, {"table-1": Record()}, command="\udcff")
+    report.write(tmp_path / "report.html", html)
+    assert "bad ? name" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_writing_replaces_the_whole_file_or_nothing(tmp_path):
+    target = tmp_path / "report.html"
+    report.write(target, "old")
+    report.write(target, "new")
+    assert target.read_text() == "new"
+    assert os.listdir(tmp_path) == ["report.html"]
+
+
+def test_a_folder_that_is_not_there_is_named_in_the_error(tmp_path):
+    with pytest.raises(StoreError, match=r"absent.*free some space or name another folder"):
+        report.write(tmp_path / "absent" / "report.html", "x")
+
+
+def test_a_full_disk_is_said_in_one_sentence(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(page, "write_atomic", refuse)
+    with pytest.raises(StoreError, match=r"report\.html: no space left on device; free some space"):
+        report.write(tmp_path / "report.html", "x")
+
+
+def test_what_the_paper_prints_and_the_run_leaves_out_is_named(html):
+    assert "AE400-10, test error after fine-tuning (1.4%)" in html
+
+
+def test_non_finite_numbers_come_back_from_their_names_in_the_results():
+    study, results, _ = sample_run.sample()
+    cell = {**results["cells"][2], "measured": None, "high": None, "non_finite": {"measured": "inf", "high": "inf"}}
+    assert "∞" in report.build(study, {"cells": [cell]}, {}, command="c")
+
+
+def test_an_exhibit_is_one_section_whatever_its_name():
+    odd: Exhibit = dataclasses.replace(sample_run.STUDY.exhibits[0], name='a "b" <c>')
+    html = report.build(Study("s", "t", "c", "s", (odd,)), {"cells": []}, {odd.name: Record()}, command="c")
+    assert '<section id="a-b-c"' in html
+    _Outline(html)

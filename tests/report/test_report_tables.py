@@ -1,0 +1,106 @@
+from sample_run import STUDY
+
+from intriguing.report import tables
+
+
+def _cell(row, column, **more):
+    return {
+        "row": row,
+        "column": column,
+        "kind": "sampled",
+        "measured": 0.1,
+        "n": 256,
+        "low": 0.05,
+        "high": 0.15,
+    } | more
+
+
+def test_rows_and_columns_keep_the_order_in_which_they_come():
+    view = tables.table("t", "t", [_cell("b", "y"), _cell("a", "x"), _cell("b", "x")], {})
+    assert [name for name, _ in view.rows] == ["b", "a"]
+    assert [name for name, _, _ in view.columns] == ["y", "x"]
+    assert view.rows[1][1][0] is None
+
+
+def test_a_printed_value_keeps_its_digits_mark_and_verdict():
+    printed = STUDY.exhibit("table-1").printed
+    cell = _cell("FC10(1)", "test error", printed=0.2, mark="s", verdict="agrees", n=10_000)
+    view = tables.table("table-1", "table-1", [cell], printed).cells[0]
+    assert (view.printed, view.mark, view.verdict, view.style) == ("20%", "s", "agrees", "agrees")
+    assert (view.measured, view.interval, view.size) == ("10.00%", "5.00–15.00", "n 10,000")
+
+
+def test_an_exact_cell_says_so():
+    view = tables.table("t", "t", [_cell("a", "distance", kind="exact", n=1)], {}).cells[0]
+    assert view.size == "exact"
+    assert view.measured == "0.100"
+
+
+def test_an_empty_cell_is_a_dash_without_a_verdict_of_its_own():
+    cell = {"row": "a", "column": "x", "measured": None}
+    view = tables.table("t", "t", [cell], {}).cells[0]
+    assert (view.measured, view.interval, view.size, view.verdict) == ("—", "", "n —", "not printed")
+
+
+def test_one_control_has_no_letter_and_several_have():
+    control = {"label": "noise", "measured": 0.02, "low": 0.01, "high": 0.04, "n": 256}
+    one = tables.table("t", "t", [_cell("a", "x", control=control), _cell("b", "x")], {})
+    assert one.controls == (("", "noise"),)
+    assert (one.cells[0].control, one.cells[0].control_interval) == ("2.0%", "1.0–4.0")
+    assert one.cells[1].control == ""
+    two = tables.table(
+        "t", "t", [_cell("a", "x", control=control), _cell("b", "x", control={**control, "label": "blur"})], {}
+    )
+    assert [letter for letter, _ in two.controls] == ["a", "b"]
+    assert two.cells[1].control_mark == "b"
+
+
+def test_footnotes_are_shared():
+    cells = [_cell("a", "x", note="one"), _cell("b", "x", note="two"), _cell("c", "x", note="one")]
+    view = tables.table("t", "t", cells, {})
+    assert view.notes == ("one", "two")
+    assert [cell.note for cell in view.cells] == [1, 2, 1]
+
+
+def test_the_tally_counts_every_cell_once():
+    cells = [_cell(str(i), "x", verdict=v) for i, v in enumerate(["differs", "agrees", "agrees", "odd"])]
+    assert tables.table("t", "t", cells, {}).tally == (
+        ("agrees", "agrees", 2),
+        ("differs", "differs", 1),
+        ("odd", "none", 1),
+    )
+
+
+def test_no_cells_no_table():
+    assert tables.table("t", "t", [], {}) is None
+
+
+def test_a_grid_formats_shares_lengths_and_counts_by_its_columns():
+    extra = {
+        "columns": ["net", "test error", "mean distortion", "loss", "images"],
+        "rows": [["A", 0.0241, 0.0603, 0.4, 1024], ["B", None, float("nan")]],
+    }
+    view = tables.grid(extra, "g")
+    assert view.rows[0] == ("A", "2.41%", "0.060", "0.4", "1,024")
+    assert view.rows[1] == ("B", "—", "—", "—", "—")
+    assert view.numeric == (False, True, True, True, True)
+
+
+def test_a_control_that_is_an_error_is_a_share_beside_a_distortion():
+    control = {"label": "error under noise of the same norm", "measured": 0.004, "n": 256}
+    length = {"label": "noise of the same norm", "measured": 0.02, "n": 256}
+    cells = [_cell("a", "mean distortion", control=control), _cell("b", "mean distortion", control=length)]
+    view = tables.table("t", "t", cells, {})
+    assert [cell.control for cell in view.cells] == ["0.4%", "0.020"]
+
+
+def test_texts_of_numbers_line_up_as_numbers():
+    view = tables.grid({"columns": ["net", "excess"], "rows": [["A-1", "+1.3"], ["B", "-0.4"], ["C", None]]}, "g")
+    assert view.numeric == (False, True)
+    assert [row[1] for row in view.rows] == ["+1.3", "−0.4", "—"]
+    assert view.rows[0][0] == "A-1"
+
+
+def test_a_printed_number_that_was_not_measured_is_named():
+    entry = {"row": "FC10(1)", "column": "test error", "printed": 0.2}
+    assert tables.unmeasured(entry, STUDY.exhibit("table-1").printed) == "FC10(1), test error (20%)"
