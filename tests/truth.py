@@ -277,10 +277,10 @@ def projection(n: int = 12, seed: int = 0) -> Problem:
     )
 
 
-def linear(n: int = 12, seed: int = 0) -> Problem:
-    """Return a linear function on [-1, 2]^n: the minimiser is the corner against the slope."""
+def linear(n: int = 12, seed: int = 0, width: float = 1.0) -> Problem:
+    """Return a linear function on width * [-1, 2]^n: the minimiser is the corner against the slope."""
     slope = torch.from_numpy(np.random.default_rng(seed).standard_normal(n))
-    minimiser = torch.where(slope > 0, -1.0, 2.0).to(torch.float64)
+    minimiser = width * torch.where(slope > 0, -1.0, 2.0).to(torch.float64)
 
     def value(x: torch.Tensor) -> torch.Tensor:
         return (x * slope.to(x)).sum(-1)
@@ -289,8 +289,8 @@ def linear(n: int = 12, seed: int = 0) -> Problem:
         f"linear {n}",
         value,
         _full(n, 0.3),
-        _full(n, -1),
-        _full(n, 2),
+        _full(n, -width),
+        _full(n, 2 * width),
         value(minimiser).item(),
         minimiser,
     )

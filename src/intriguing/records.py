@@ -17,16 +17,24 @@ class Images(Protocol):
     """A labelled set of images, as `data.ImageSet` provides it."""
 
     @property
-    def images(self) -> torch.Tensor: ...  # (N, C, H, W) float32 in [0, 1]
+    def images(self) -> torch.Tensor:
+        """(N, C, H, W) float32 in [0, 1]."""
+        ...
 
     @property
-    def labels(self) -> torch.Tensor: ...  # (N,) int64
+    def labels(self) -> torch.Tensor:
+        """(N,) int64."""
+        ...
 
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        ...
 
     @property
-    def hash(self) -> str: ...
+    def hash(self) -> str:
+        """A hash of everything above."""
+        ...
 
 
 @dataclass(frozen=True)

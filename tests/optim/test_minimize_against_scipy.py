@@ -106,6 +106,18 @@ def test_a_projection_onto_a_box_is_found_at_once() -> None:
     assert solution.evaluations.item() <= 4
 
 
+@pytest.mark.parametrize("width", [1.0, 10.0, 100.0, 1000.0])
+def test_steps_grow_where_there_is_no_curvature(width: float) -> None:
+    """A slope far from its corner: steps that double need log2(1000 / 0.01) < 20 evaluations a coordinate.
+
+    A net's loss far out on its plateau looks like this, and a step of fixed length would crawl there.
+    """
+    problem = truth.linear(width=width)
+    solution, _ = solve(problem)
+    assert torch.equal(solution.x[0], problem.minimiser)
+    assert solution.evaluations.item() <= 3 * truth.by_scipy(problem)[2]
+
+
 def test_evaluations_are_of_the_size_of_scipys() -> None:
     """All the problems together take no more than 1.5 times SciPy's evaluations to the same tolerance."""
     ours = theirs = 0

@@ -34,6 +34,7 @@ from intriguing import norms
 from intriguing.attacks.problem import Pairs, check_labels, choose_targets, margin
 from intriguing.attacks.result import AttackResult, AttackStatus, Phase
 from intriguing.errors import InputError, UnknownNameError
+from intriguing.floating import denormals_flushed
 from intriguing.nets.load import Model, as_model
 from intriguing.optim import Solver, Status
 
@@ -74,7 +75,7 @@ class LBFGS:
     budget: int | None = None
     first: float = 1.0
     lowest: float = 1e-6
-    highest: float = 1e2
+    highest: float = 1e6
     width: float = 0.05
     tolerance: float = 1e-3
     evaluations: int = 100
@@ -98,7 +99,7 @@ class LBFGS:
             raise InputError(f"budget: expected at least 1 pass per image, got {self.budget}")
         model = as_model(model)
         model.check_inputs(images)
-        with model.frozen():
+        with model.frozen(), denormals_flushed():
             return _Search(self, model, images, labels, generator, progress).run()
 
 

@@ -37,7 +37,8 @@ from intriguing.optim.status import Status
 
 _ARMIJO = 1e-4  # sufficient decrease; the usual value (Nocedal and Wright, 2006, section 3.1)
 _SHRINK_MOST, _SHRINK_LEAST = 0.1, 0.5  # safeguards of the interpolated step (ibid., section 3.5)
-_GROWTH = 4.0  # growth of the first step where the curvature along the last one was not positive
+_STRAIGHT = 1e-6  # curvature along a step, as a share of its slope, that is as good as none
+_GROWTH, _LONGEST = 4.0, 1e12  # growth of the first step after one without curvature, and where it ends
 _ROUNDING = 128  # an objective summed over many terms is off by about this many units in its last place
 _REJECTIONS_BEFORE_FORGETTING = 4
 _REJECTIONS_BEFORE_STALLING = 16
@@ -302,7 +303,8 @@ class Solver:
         # The minimiser of the quadratic through f, slope and f_trial; a non-finite value shortens most.
         tau = -slope / (2 * (f_trial - f - slope))
         tau = torch.where(finite, tau.nan_to_num(_SHRINK_LEAST), _SHRINK_MOST).clamp(_SHRINK_MOST, _SHRINK_LEAST)
-        self._t[:L] = torch.where(accepted, 1.0, self._t[:L] * tau)
+        t_taken = self._t[:L].clone()
+        self._t[:L] = torch.where(accepted, 1.0, t_taken * tau)
         # A step too small to move x cannot get any better by shrinking: go straight to the end of the search.
         still = finite & ~fresh & (slope == 0)
         rejections = torch.where(still, _REJECTIONS_BEFORE_STALLING, self._rejections[:L] + 1)
@@ -318,20 +320,23 @@ class Solver:
         self._g[:L] = g_trial
         self._x[rejected], self._g[rejected] = x_kept, g_kept
         self._f[:L] = torch.where(accepted, f_trial, f)
-        # The step was too short for the curvature it met: the first step of the next search is longer.
-        self._boost[:L] = torch.where(accepted & ~fresh & (slope_trial < slope), self._boost[:L] * _GROWTH, 1.0)
-        self._boost[:L].clamp_(max=_GROWTH**3)
-        return s, y, slope_trial - slope, accepted, fresh
+        # No curvature along the step, so it was too short: the next search starts with a longer one.
+        along = slope_trial - slope
+        straight = accepted & ~fresh & (along <= _STRAIGHT * slope.abs())
+        self._boost[:L] = torch.where(straight, (t_taken * _GROWTH).clamp(max=_LONGEST), 1.0)
+        return s, y, torch.where(straight, 0.0, along), accepted, fresh
 
     def _propose(self, s: Tensor, y: Tensor, along: Tensor, accepted: Tensor, fresh: Tensor) -> Tensor:
         """Update the histories, write the next trial points, and return the status (L,) of every row."""
         L = self._live
         x, g, gamma = self._x[:L], self._g[:L], self._gamma
         if bool(fresh.any()):
-            self._first_scale(fresh)
+            self._scale_to(fresh, 1.0)  # a first step of at most unit length, as in L-BFGS-B
         forget = (self._rejections[:L] == _REJECTIONS_BEFORE_FORGETTING) & (self._D[:L].amax(1) > 0)
         if bool(forget.any()):
             self._forget(forget)
+            # Go on shortening, now along the projected gradient.
+            self._scale_to(forget, _SHRINK_MOST * torch.linalg.vector_norm(s[forget], dim=1).double())
 
         # Masks are kept as 0.0 and 1.0: multiplying by one is eight times faster than torch.where.
         stepped = torch.addcmul(x, g, gamma[:L, None].to(self.dtype), value=-1)
@@ -369,7 +374,7 @@ class Solver:
         yy = torch.linalg.vector_norm(y, dim=1).double().square()
         ss = torch.linalg.vector_norm(s, dim=1).double().square()
         # Rounding in y is about eps |g|; a pair whose curvature drowns in it would poison H.
-        rows = (candidate & (rho > 64 * self._eps * (ss * yy).sqrt())).nonzero().squeeze(1)
+        rows = (candidate & (along > 0) & (rho > 64 * self._eps * (ss * yy).sqrt())).nonzero().squeeze(1)
         head = self._head[rows]
         every = len(rows) == L
         W.index_put_((rows, head), s if every else s[rows])
@@ -444,25 +449,23 @@ class Solver:
         x, g = self._x[rows], self._g[rows]
         return (self._clamp(x - g, rows) - x).abs().amax(1).double()
 
-    def _first_scale(self, fresh: Tensor) -> None:
-        """Scale the first step of new rows to at most unit length, as L-BFGS-B does.
+    def _scale_to(self, mask: Tensor, length: Tensor | float) -> None:
+        """Set gamma of the masked rows so that the gradient step has at most this length before clipping.
 
-        The length is that of the gradient's entries that can move at all, before clipping: where the box is small
-        beside the gradient, the clipped length says nothing about the scale of the function.
+        Only entries that can move count. Where the box is small beside the gradient, the clipped length would
+        say nothing about the scale of the function.
         """
-        rows = fresh.nonzero().squeeze(1)
+        rows = mask.nonzero().squeeze(1)
         x, g = self._x[rows], self._g[rows]
         moving = self._clamp(x - g, rows) != x
-        length = torch.linalg.vector_norm(g * moving, dim=1).double()
-        self._gamma[rows] = torch.clamp(1 / length, max=1.0).nan_to_num(1.0)
+        norm = torch.linalg.vector_norm(g * moving, dim=1).double()
+        self._gamma[rows] = (length / norm).clamp(max=1.0).nan_to_num(1.0)
 
     def _forget(self, mask: Tensor) -> None:
         """Drop the history of the masked rows: with R^-1 = 0 nothing of W is ever read."""
         rows = mask.nonzero().squeeze(1)
         self._R_inverse[rows] = 0
         self._D[rows] = 0
-        # Steps that were too long by that much say the same of gamma.
-        self._gamma[rows] *= self._t[rows]
         self._t[rows] = 1.0
 
     # -- slots ----------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from intriguing.studies.spec import Exhibit, Settings, Study, verdict
 SCHEMA = 1
 
 _REQUIRED = ("row", "column", "kind", "measured", "n", "low", "high", "code")
-_OPTIONAL = ("control", "p", "title")
+_OPTIONAL = ("control", "p", "title", "note")
 _KINDS = ("sampled", "exact")
 
 

@@ -38,15 +38,22 @@ class Cell:
 
     def key(self, data_hashes: Mapping[str, str]) -> str:
         """Return the content key: 32 hex digits of the SHA-256 of everything the result depends on."""
+        return self._key(data_hashes, {})
+
+    def _key(self, data_hashes: Mapping[str, str], known: dict[int, str]) -> str:
+        """Return the key; `known` holds those of cells met before, since many share what they need."""
+        if id(self) in known:
+            return known[id(self)]
         spec = {
             "function": self.function,
             "settings": dict(self.settings),
-            "needs": {name: cell.key(data_hashes) for name, cell in sorted(self.needs.items())},
+            "needs": {name: cell._key(data_hashes, known) for name, cell in sorted(self.needs.items())},
             "data": {split: data_hashes[split] for split in self.data},
             "version": self.version,
         }
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        known[id(self)] = hashlib.sha256(text.encode()).hexdigest()[:32]
+        return known[id(self)]
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,6 @@ def verdict(measured: float, low: float, high: float, printed: Printed | None, *
     half = printed.digit / 2
     if printed.value + half >= low and printed.value - half <= high:
         return "agrees"
-    if abs(measured - printed.value) - half <= 0.1 * abs(printed.value):
+    if abs(measured - printed.value) - half <= 0.1 * abs(measured):
         return "agrees"
     return "same direction" if ordered else "differs"

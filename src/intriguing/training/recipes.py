@@ -22,6 +22,7 @@ from torch.nn import functional as F  # noqa: N812 (torch's own abbreviation)
 
 from intriguing import rng
 from intriguing.errors import DataError, InputError, ModelError, UnknownNameError
+from intriguing.floating import denormals_flushed
 from intriguing.nets.zoo import NETS, NetSpec, build
 from intriguing.records import Images, Inputs, Record
 from intriguing.training import loops, objectives
@@ -91,7 +92,8 @@ def train(inputs: Inputs, *, net: str, seed: int, **hyper: Any) -> Record:
     generator = rng.generator(f"train/{net}", seed)
     module = build(net, shape, classes, generator=generator).to(inputs.device)
     x, labels = _flat(train_set, inputs.device)
-    extra = _TRAINERS[spec.recipe](module, x, labels, recipe, generator, inputs.progress)
+    with denormals_flushed():
+        extra = _TRAINERS[spec.recipe](module, x, labels, recipe, generator, inputs.progress)
     module.requires_grad_(False).eval()
     values = {
         "net": net,
