@@ -85,7 +85,7 @@ def reproduce(
     folder = Path(out) if out is not None else Path("runs") / f"{study.name}-{_slug(settings.data)}"
     cells = [exhibit.cell(settings) for exhibit in exhibits]
     with Store(folder, on_damage=on_damage) as store:
-        run = {
+        run: dict[str, Any] = {
             "study": study.name,
             "exhibits": [exhibit.name for exhibit in exhibits],
             "settings": dataclasses.asdict(settings),
@@ -93,6 +93,7 @@ def reproduce(
             "hashes": {f"{settings.data}/{split}": value for split, value in hashes.items()},
             "data": {split: dict(images.notes) for split, images in splits.items()},
             "data_hashes": hashes,
+            "cells": {exhibit.name: cell.key(hashes) for exhibit, cell in zip(exhibits, cells, strict=True)},
             "environment": environment(where),
             "command": _command(study, names, settings, folder),
         }
@@ -126,7 +127,7 @@ def report(folder: str | os.PathLike[str]) -> Outcome:
         settings = Settings(**run["settings"])
         records: dict[str, Record] = {}
         for exhibit in exhibits:
-            record = store.get(exhibit.cell(settings).key(run["data_hashes"]))
+            record = store.get(run["cells"][exhibit.name])
             if record is None:
                 raise StoreError(
                     f"{exhibit.name} is not finished in {path}; run `{run.get('command', 'intriguing reproduce')}` "
@@ -168,6 +169,7 @@ def _write(
     run: Mapping[str, Any],
 ) -> Outcome:
     meta = {key: run[key] for key in ("environment", "seeds", "hashes", "data") if key in run}
+    meta["hashes"] = {**meta.get("hashes", {}), "cells": run["cells"]}
     document = results_document.compose(study, exhibits, settings, records, meta)
     results_path, report_path = folder / "results.json", folder / "report.html"
     results_document.write(results_path, document)

@@ -64,7 +64,6 @@ def test_any_change_changes_the_key(cell: Cell, name: str, value: Any, need: Cel
     key = cell.key(HASHES)
     changes: list[Cell] = [
         dataclasses.replace(cell, function=cell.function + "x"),
-        dataclasses.replace(cell, version=cell.version + 1),
         dataclasses.replace(cell, settings={**cell.settings, name: [value, "changed"]}),
         dataclasses.replace(cell, data=("test",)),
         dataclasses.replace(cell, needs={**cell.needs, name: Cell("m:h", needs={"a": need})}),
@@ -74,7 +73,7 @@ def test_any_change_changes_the_key(cell: Cell, name: str, value: Any, need: Cel
         rest = {other: item for other, item in cell.settings.items() if other != name}
         changes.append(dataclasses.replace(cell, settings=rest))
     for name, inner in cell.needs.items():
-        deeper = dataclasses.replace(inner, version=inner.version + 1)
+        deeper = dataclasses.replace(inner, function=inner.function + "x")
         changes.append(dataclasses.replace(cell, needs={**cell.needs, name: deeper}))
     keys = {key, *(change.key(HASHES) for change in changes)}
     # A list, and not what happened to be there: all of them differ from the cell, if not from each other.
@@ -117,3 +116,9 @@ def test_width_counts_cells_at_one_depth() -> None:
 def test_a_split_without_a_hash_is_named() -> None:
     with pytest.raises(InputError, match=r"cell 'm:f' reads the split 'val'; data_hashes has \['test', 'train'\]"):
         plan([Cell("m:f", data=("val",))], HASHES)
+
+
+def test_other_code_gives_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Cell("m:f").key({})
+    monkeypatch.setattr("intriguing.studies.spec.code_hash", lambda: "other code")
+    assert Cell("m:f").key({}) != before

@@ -107,7 +107,6 @@ def _meta(task: Task, seconds: float, device: str) -> dict[str, Any]:
     return {
         "label": task.label,
         "function": task.function,
-        "version": task.version,
         "settings": task.settings,
         "needs": task.needs,
         "data": task.data,

@@ -21,7 +21,6 @@ class Task:
         settings: keyword arguments of the function.
         needs: name -> key of the record the function reads by that name.
         data: split -> content hash of the images it reads.
-        version: of the function's meaning.
         label: what to call it.
     """
 
@@ -30,7 +29,6 @@ class Task:
     settings: dict[str, Any]
     needs: dict[str, str]
     data: dict[str, str]
-    version: int
     label: str
 
 
@@ -60,7 +58,7 @@ def plan(cells: Sequence[Cell], data_hashes: Mapping[str, str]) -> dict[str, Tas
         key = cell.key(data_hashes)
         if key not in tasks:
             data = {split: data_hashes[split] for split in cell.data}
-            tasks[key] = Task(key, cell.function, dict(cell.settings), needs, data, cell.version, label)
+            tasks[key] = Task(key, cell.function, dict(cell.settings), needs, data, label)
         return key
 
     for cell in cells:

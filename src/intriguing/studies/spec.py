@@ -5,13 +5,18 @@ A study is data. It computes nothing at import; `run` executes its cells and `re
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from intriguing.errors import InputError
+
+_MEASURING = ("attacks", "data", "experiments", "nets", "optim", "training")
+_MEASURING_MODULES = ("floating", "norms", "records", "rng")
 
 Verdict = Literal["agrees", "same direction", "differs", "not printed"]
 
@@ -25,7 +30,6 @@ class Cell:
         settings: JSON-able keyword arguments.
         needs: cells whose records the function reads, by name.
         data: which splits it reads, by split name (``"train"``, ``"test"``).
-        version: raised by hand when the function's meaning changes, so that old results are not reused.
         label: what a progress line calls it; not part of the key.
     """
 
@@ -33,7 +37,6 @@ class Cell:
     settings: Mapping[str, Any] = field(default_factory=dict)
     needs: Mapping[str, Cell] = field(default_factory=dict)
     data: tuple[str, ...] = ()
-    version: int = 1
     label: str = ""
 
     def key(self, data_hashes: Mapping[str, str]) -> str:
@@ -45,11 +48,11 @@ class Cell:
         if id(self) in known:
             return known[id(self)]
         spec = {
+            "code": code_hash(),
             "function": self.function,
             "settings": dict(self.settings),
             "needs": {name: cell._key(data_hashes, known) for name, cell in sorted(self.needs.items())},
             "data": {split: data_hashes[split] for split in self.data},
-            "version": self.version,
         }
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
         known[id(self)] = hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -126,6 +129,22 @@ class Study:
             if exhibit.name == name:
                 return exhibit
         raise InputError(f"study {self.name!r} has no exhibit {name!r}")
+
+
+@functools.cache
+def code_hash() -> str:
+    """Return the SHA-256 of the source of every module that a measured number can depend on.
+
+    A changed line in the solver, an attack, a net, a trainer or an experiment makes new keys, so that no result of
+    older code is taken for one of newer code; a change of the report or the command line does not.
+    """
+    root = Path(__file__).parents[1]
+    files = [path for part in _MEASURING for path in sorted((root / part).rglob("*.py"))]
+    files += [root / f"{name}.py" for name in _MEASURING_MODULES]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def verdict(measured: float, low: float, high: float, printed: Printed | None, *, ordered: bool) -> Verdict:
