@@ -97,19 +97,22 @@ class Recording(nn.Module):
 
 
 class NaNOffGrid(nn.Module):
-    """A net that is NaN wherever a pixel of a marked image is no multiple of 1/16; the first pixel is the mark."""
+    """A net that is NaN wherever a pixel is more than `slack` sixteenths off a multiple of 1/16.
 
-    def __init__(self, net: nn.Sequential, *, always: bool = False) -> None:
+    Either for all images, or for those whose first pixel is 1 alone; no gradient moves that pixel.
+    """
+
+    def __init__(self, net: nn.Sequential, *, marked: bool = False, slack: float = 0.0) -> None:
         super().__init__()
-        self.net, self.always = net, always
+        self.net, self.marked, self.slack = net, marked, slack
         with torch.no_grad():
-            net[1].weight[:, 0] = 0  # so that no gradient moves the mark
+            net[1].weight[:, 0] = 0
 
     def forward(self, images: Tensor) -> Tensor:
         grid = images * 16
-        moved = ((grid - grid.round()).abs() > 1e-4).flatten(1).any(1)
-        marked = images.flatten(1)[:, 0] > 0.5
-        bad = moved & (marked | self.always)
+        bad = ((grid - grid.round()).abs() > self.slack).flatten(1).any(1)
+        if self.marked:
+            bad &= images.flatten(1)[:, 0] == 1
         return torch.where(bad[:, None], torch.nan, self.net(images))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from small_nets import seeded
@@ -177,8 +177,10 @@ def test_labels_out_of_range_are_refused_with_the_images(bad: int) -> None:
 
 # Multiples of 1/8 are exact in float32 and so are their differences: the laws hold without a tolerance.
 rows = st.lists(st.integers(-800, 800).map(lambda i: i / 8), min_size=2, max_size=7)
+law = settings(max_examples=60, deadline=None, derandomize=True)
 
 
+@law
 @given(logits=rows, data=st.data())
 def test_margin_is_positive_exactly_where_the_target_wins_alone(logits: list[float], data: st.DataObject) -> None:
     target = data.draw(st.integers(0, len(logits) - 1))
@@ -188,6 +190,7 @@ def test_margin_is_positive_exactly_where_the_target_wins_alone(logits: list[flo
     assert (m > 0) == all(logits[target] > z for z in others)
 
 
+@law
 @given(logits=rows, shift=st.integers(-100, 100), data=st.data())
 def test_margin_ignores_a_common_shift(logits: list[float], shift: int, data: st.DataObject) -> None:
     target = torch.tensor([data.draw(st.integers(0, len(logits) - 1))])
@@ -195,6 +198,7 @@ def test_margin_ignores_a_common_shift(logits: list[float], shift: int, data: st
     assert torch.equal(margin(z + shift, target), margin(z, target))
 
 
+@law
 @given(a=st.integers(-800, 800), b=st.integers(-800, 800))
 def test_margins_of_two_classes_are_opposite(a: int, b: int) -> None:
     z = torch.tensor([[a / 8, b / 8]])

@@ -111,8 +111,8 @@ def table_2(
             "id": "transfer",
             "title": "Who is fooled by whose examples?",
             "caption": "Each row holds examples made for one net, each column the net they are fed to; the shade is "
-            "the share misclassified. The diagonal is the attack itself. The last rows are noise larger than any of "
-            "the perturbations, and it fools hardly anyone.",
+            "the share misclassified. The diagonal is the attack itself. The last rows are Gaussian noise, "
+            "the control: larger than most of the perturbations, and far less misleading.",
             "rows": names,
             "columns": list(nets),
             "values": matrix,

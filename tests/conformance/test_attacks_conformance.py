@@ -1,0 +1,173 @@
+"""What every registered attack must do, whatever its method: a new attack is covered by being registered."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from intriguing.attacks import ATTACKS, AttackResult, AttackStatus
+from intriguing.errors import DataError, InputError, IntriguingError, ModelError
+from intriguing.nets.load import Model
+
+N, K = 12, 4
+attack_types = pytest.mark.parametrize("kind", [pytest.param(kind, id=name) for name, kind in ATTACKS.items()])
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def small_net(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    """Return a net of 2 x 3 x 3 colours with a convolution, fixed weights and every class in reach."""
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Conv2d(2, 6, 2), nn.Tanh(), nn.Flatten(), nn.Linear(24, K))
+    net = net.to_empty(device="cpu")
+    draw = seeded(3)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.7)
+        net[3].bias.zero_()
+    return net.to(dtype)
+
+
+def case(dtype: torch.dtype = torch.float32) -> tuple[Model, Tensor, Tensor]:
+    images = torch.rand(N, 2, 3, 3, generator=seeded(1)).to(dtype)
+    model = Model(small_net(dtype))
+    labels = model.predict(images)
+    labels[0] = (labels[0] + 1) % K
+    return model, images, labels
+
+
+def run(kind: Any, model: Any, images: Tensor, labels: Tensor, **parameters: Any) -> AttackResult:
+    result = kind(**parameters)(model, images, labels, generator=seeded(2))
+    assert isinstance(result, AttackResult)
+    return result
+
+
+@attack_types
+def test_it_describes_itself_and_is_frozen(kind: Any) -> None:
+    assert isinstance(kind.description, str)
+    assert kind.description
+    assert "\n" not in kind.description
+    assert dataclasses.is_dataclass(kind)
+    attack = kind()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(attack, dataclasses.fields(kind)[0].name, None)
+    assert kind() == attack
+
+
+@attack_types
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_its_success_is_true(kind: Any, dtype: torch.dtype) -> None:
+    model, images, labels = case(dtype)
+    result = run(kind, model, images, labels)
+    assert result.adversarial.shape == images.shape
+    assert result.adversarial.dtype == dtype
+    assert ((result.adversarial >= 0) & (result.adversarial <= 1)).all()
+    assert result.status[0] == int(AttackStatus.ALREADY_WRONG)
+    assert result.distance[0] == 0
+    assert torch.equal(result.adversarial[0], images[0])
+    found = result.found
+    assert found.sum() >= N // 2
+    answers = model.predict(result.adversarial)
+    assert (answers[found] != labels[found]).all()
+    assert torch.equal(answers[found], result.target[found])
+    exact = (result.adversarial.double() - images.double()).flatten(1).norm(dim=1)
+    torch.testing.assert_close(result.distance[found], exact[found], rtol=1e-9, atol=0)
+    torch.testing.assert_close(result.distortion, result.distance / 18**0.5, rtol=1e-9, atol=0)
+    assert (result.distance_search >= result.distance * (1 - 1e-6)).all()
+    for name, field in vars(result).items():
+        assert len(field) == N, name
+        assert not field.requires_grad, name
+
+
+@attack_types
+def test_it_repeats_itself(kind: Any) -> None:
+    model, images, labels = case()
+    first, second = run(kind, model, images, labels), run(kind, model, images, labels)
+    for name, field in vars(first).items():
+        assert torch.equal(field, getattr(second, name)), name
+
+
+@attack_types
+def test_it_leaves_net_images_and_randomness_alone(kind: Any) -> None:
+    model, images, labels = case()
+    net = model.net
+    net.train()
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    before, randomness = images.clone(), torch.get_rng_state()
+    run(kind, net, images, labels)
+    assert net.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert torch.equal(images, before)
+    assert torch.equal(torch.get_rng_state(), randomness)
+
+
+@attack_types
+@pytest.mark.parametrize("budget", [1, 3, 20, 75])
+def test_it_keeps_to_its_budget(kind: Any, budget: int) -> None:
+    model, images, labels = case()
+    forwards = backwards = 0
+
+    def counting(x: Tensor) -> Tensor:
+        nonlocal forwards
+        forwards += len(x)
+        if x.requires_grad:
+            x = x.clone()
+            x.register_hook(count)
+        return model(x)
+
+    def count(gradient: Tensor) -> None:
+        nonlocal backwards
+        backwards += len(gradient)
+
+    result = run(kind, Model(counting), images, labels, budget=budget)
+    assert forwards == result.forwards.sum()
+    assert backwards == result.backwards.sum()
+    assert (result.forwards + result.backwards <= budget).all()
+    lost = ~result.found & result.attacked
+    assert (result.status[lost] == int(AttackStatus.BUDGET_SPENT)).all()
+
+
+@attack_types
+def test_one_image_never_changes_the_fate_of_another(kind: Any) -> None:
+    model, images, labels = case()
+    target = (labels + 1) % K
+    target[0] = (labels[0] + 1) % K
+    whole = run(kind, model, images, labels, target=target)
+    for i in range(0, N, 3):
+        one = slice(i, i + 1)
+        alone = run(kind, model, images[one], labels[one], target=target[one])
+        assert alone.status.item() == whole.status[i].item()
+        # Products of another size round differently; the search over c may end one step of 5% apart.
+        torch.testing.assert_close(alone.distance, whole.distance[one], rtol=0.01, atol=0)
+
+
+@attack_types
+def test_it_refuses_what_it_cannot_use(kind: Any) -> None:
+    model, images, labels = case()
+    broken = images.clone()
+    broken[1, 0, 0, 0] = torch.nan
+    outside = images.clone()
+    outside[1, 0, 0, 0] = 1.5
+    cases: list[tuple[type[IntriguingError], Any, Tensor, Tensor]] = [
+        (DataError, model, broken, labels),
+        (DataError, model, outside, labels),
+        (DataError, model, (images * 255).to(torch.uint8), labels),
+        (DataError, model, images[:0], labels[:0]),
+        (DataError, model, images, labels + K),
+        (InputError, model, images, labels[:-1]),
+        (InputError, model, images, labels.float()),
+        (ModelError, Model(lambda x: torch.full((len(x), K), torch.nan)), images, labels),
+        (ModelError, Model(lambda x: torch.zeros(len(x) + 1, K)), images, labels),
+        (InputError, "a net", images, labels),
+    ]
+    for error, net, x, y in cases:
+        with pytest.raises(error) as raised:
+            run(kind, net, x, y)
+        assert len(str(raised.value)) > 20
