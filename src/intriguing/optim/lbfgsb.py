@@ -126,7 +126,7 @@ class Solver:
             self._ends = self._lower.item(), self._upper.item()
         # One tensor per quantity, slot by slot; `_state` names all that a row owns.
         self._x, self._g, self._trial = wide(n), wide(n), wide(n)
-        self._W = wide(2 * memory, n)
+        self._W = wide(2 * memory + 1, n)
         self._f, self._gamma, self._t = exact(), exact(), exact()
         self._R_inverse, self._YY, self._D = exact(memory, memory), exact(memory, memory), exact(memory)
         self._head, self._rejections, self._evaluations, self._iterations = count(), count(), count(), count()

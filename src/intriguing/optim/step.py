@@ -8,6 +8,9 @@ matrix of Byrd, Nocedal and Schnabel (Math. Program. 63, 1994, eq. 3.1), restric
     d_F = -(H g_F)_F,   H = gamma I + [S, gamma Y] M [S, gamma Y]^T
     x(t) = P(x + t d)                                         backtracking on the projected arc
 
+A depends on t, with t gamma for gamma: as a step shrinks, fewer variables are clipped and more are free. gamma is
+that of the last pair but one, so that the gradient step is known before the new pair is.
+
 What makes it fast for many rows is that nothing in a tick is a loop over the history:
 
 - S and Y of a row are one (2m, n) block of W, so all products with the history are two batched matrix products,
@@ -47,7 +50,7 @@ class Rows:
         x: (L, n) current points; afterwards the next trial points.
         trial: (L, n) points just evaluated; afterwards the current points.
         g: (L, n) gradients at the current points.
-        W: (L, 2m, n) the steps S in the first m places, the changes Y of the gradient in the last m.
+        W: (L, 2m + 1, n) the steps S in the first m places, the changes Y of the gradient in the next m, a spare.
         f: (L,) values at the current points, +inf before the first; float64 like all that follow.
         gamma: (L,) scale of the initial matrix.
         t: (L,) step length of the trial points.
@@ -181,44 +184,38 @@ def _propose(rows: Rows, step: _Step) -> Tensor:
         _scale_to(rows, forget, _SHRINK_MOST * torch.linalg.vector_norm(step.s[forget], dim=1).double())
 
     # Masks are kept as 0.0 and 1.0: multiplying by one is eight times faster than torch.where.
-    gamma = rows.gamma[:, None].to(x.dtype)
-    stepped = torch.addcmul(x, g, gamma, value=-1)
+    length = rows.gamma * rows.t
+    stepped = torch.addcmul(x, g, length[:, None].to(x.dtype), value=-1)
     free = torch.eq(rows.clamp(stepped, out=rows.x), stepped, out=torch.empty_like(x))
     torch.mul(free, g, out=V[:, 0])
     V[:, 1].mul_(free)
     qq = torch.linalg.vector_norm(V[:, 0], dim=1).double().square()
     status = _ended(rows, qq, step.accepted)
-
-    history = _history(rows, step, qq)
-    # x + d: the gradient step, corrected by the history where it is free; on the bound elsewhere once clipped.
-    torch.addcmul(stepped, free, history, out=rows.x)
-    shorter = (rows.t != 1).nonzero().squeeze(1)
-    if len(shorter):
-        d = rows.x[shorter] - x[shorter]
-        rows.x[shorter] = torch.addcmul(x[shorter], d, rows.t[shorter, None].to(x.dtype))
+    # The gradient step, corrected by the history where it is free; on the bound elsewhere once clipped.
+    torch.addcmul(stepped, free, _history(rows, step, qq), out=rows.x)
     rows.clamp(rows.x, out=rows.x)
     return status
 
 
 def _history(rows: Rows, step: _Step, qq: Tensor) -> Tensor:
-    """Add the pairs that have curvature; return what they add to the step -gamma q (L, n), for V = (q, y)."""
+    """Add the pairs that have curvature; return what they add to the step -t gamma q (L, n), for V = (q, y)."""
     s, V, W = step.s, step.V, rows.W
-    m = W.shape[1] // 2
+    m = rows.D.shape[1]
     ss = torch.linalg.vector_norm(s, dim=1).double().square()
     curved = step.accepted & ~step.fresh & (step.along > 0)
-    new = curved.nonzero().squeeze(1)
-    head = rows.head[new]
-    # s needs no mask: it only ever meets q and y, which are zero where it is not wanted.
-    every = len(new) == len(s)
-    W.index_put_((new, head), s if every else s[new])
-    W.index_put_((new, m + head), V[:, 1] if every else V[new, 1])
+    # s needs no mask: it only ever meets q and y, which are zero where it is not wanted. Rows without a pair write
+    # to a spare place, which is cheaper than picking the others out.
+    each = torch.arange(len(s), device=s.device)
+    W.index_put_((each, torch.where(curved, rows.head, 2 * m)), s)
+    W.index_put_((each, torch.where(curved, rows.head + m, 2 * m)), V[:, 1])
+    W = W[:, : 2 * m]
     products = torch.bmm(V, W.transpose(1, 2)).double()  # (L, 2, 2m): q and y against S and Y
     # Without a pair the curvature along the whole step, clipped variables included, still sets the scale;
     # else a scale that clips every variable would never be corrected.
-    stepped = rows.gamma.clone()
+    gamma = rows.gamma[:, None].clone()
     rows.gamma.copy_(torch.where(curved & (ss > 0), ss / step.along, rows.gamma))
-    _remember(rows, new, head, products[new, 1], ss[new])
-    gamma = rows.gamma[:, None]
+    new = curved.nonzero().squeeze(1)
+    _remember(rows, new, rows.head[new], products[new, 1], ss[new])
     # H q = gamma q + S R^-T [(D + gamma Y^T Y) R^-1 p - gamma u] - gamma Y R^-1 p, p = S^T q, u = Y^T q
     # (Byrd, Nocedal and Schnabel, 1994, eq. 3.1).
     p, u = products[:, 0, :m], products[:, 0, m:]
@@ -228,13 +225,12 @@ def _history(rows: Rows, step: _Step, qq: Tensor) -> Tensor:
     weights = torch.cat([-c, gamma * a], dim=1)
     # q^T d from the products at hand, without another pass over n. H can lose positive definiteness to rounding;
     # then the projected gradient step takes over.
-    lost = ~((weights * products[:, 0]).sum(1) - rows.gamma * qq < 0) & (qq > 0)
+    lost = ~((weights * products[:, 0]).sum(1) - gamma[:, 0] * qq < 0) & (qq > 0)
     if bool(lost.any()):
         _forget(rows, lost)
         weights[lost] = 0.0
-    history = torch.bmm(weights[:, None].to(s.dtype), W).squeeze(1)
-    # The gradient step was taken with the scale from before the new pair.
-    return history.addcmul_(V[:, 0], (stepped[:, None] - gamma).to(s.dtype))
+    weights *= rows.t[:, None]
+    return torch.bmm(weights[:, None].to(s.dtype), W).squeeze(1)
 
 
 def _remember(rows: Rows, new: Tensor, head: Tensor, products: Tensor, ss: Tensor) -> None:
