@@ -1,11 +1,30 @@
 """The blind spots of image classifiers, measured.
 
-What a user may rely on: the modules below and the names in their ``__all__``.
+What a user may rely on: the modules below and the names in their ``__all__``. They are imported on first use, since
+torch takes a second or two.
 """
 
-from intriguing import attacks, data, errors, nets, norms, optim, rng
-from intriguing.nets.load import Model
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from intriguing import attacks, data, errors, nets, norms, optim, rng
+    from intriguing.nets.load import Model
 
 __version__ = "0.1.0"
 
 __all__ = ["Model", "attacks", "data", "errors", "nets", "norms", "optim", "rng"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Model":
+        return importlib.import_module("intriguing.nets.load").Model
+    if name in __all__:
+        return importlib.import_module(f"intriguing.{name}")
+    raise AttributeError(f"module 'intriguing' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

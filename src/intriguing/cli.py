@@ -37,7 +37,7 @@ DataDir = Annotated[
 def reproduce(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[[STUDY/]TABLE]...", help="For example table-1 figure-7; none means the whole study."),
+        typer.Argument(metavar="[STUDY/]TABLE", help="For example table-1 figure-7; none means the whole study."),
     ] = None,
     data: Annotated[str, typer.Option(help="Images: digits (embedded), mnist, a set's or folder's name.")] = "digits",
     images: Annotated[int, typer.Option(help="Training images to attack.")] = 256,
@@ -100,12 +100,13 @@ def list_names(data_dir: DataDir = None, debug: Debug = False) -> None:
     from intriguing.nets import NETS
     from intriguing.studies import STUDIES
 
+    sets = sources.names(data_dir)  # first, since it may refuse
     studies = {}
     for study in STUDIES.values():
         studies[study.name] = study.title
         studies |= {f"  {exhibit.name}": exhibit.title for exhibit in study.exhibits}
     _lines("Studies", studies)
-    _lines("Data", sources.names(data_dir))
+    _lines("Data", sets)
     _lines("Nets", {name: spec.description for name, spec in NETS.items()})
     _lines("Attacks", {name: attack.description for name, attack in attacks.ATTACKS.items()})
 
@@ -115,6 +116,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False)
+        if code == _INTERRUPTED:  # recent versions of the parser turn Ctrl-C into this code
+            raise KeyboardInterrupt
     except IntriguingError as error:
         if debug:
             _errors.print_exception()
@@ -129,11 +132,11 @@ def main() -> None:
     except typer.Exit as leaving:
         sys.exit(leaving.exit_code)
     except Exception as error:
-        # Usage errors of the parser print themselves; anything else is our mistake and keeps its traceback.
-        if hasattr(error, "show") and hasattr(error, "exit_code"):
-            error.show()
-            sys.exit(error.exit_code)
-        raise
+        # The parser's errors say themselves what is wrong; anything else is our mistake and keeps its traceback.
+        if not hasattr(error, "format_message"):
+            raise
+        _errors.print(f"[bold red]Error:[/] {escape(error.format_message())} (see intriguing --help)")
+        sys.exit(_USAGE)
     sys.exit(code or 0)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from intriguing import data as sources
-from intriguing.errors import InputError, StoreError, UnknownNameError
-from intriguing.records import Record
+from intriguing.errors import DataError, InputError, StoreError, UnknownNameError
+from intriguing.records import Images, Record
 from intriguing.report import page
 from intriguing.run import results as results_document
 from intriguing.run.environment import environment
@@ -76,6 +76,7 @@ def reproduce(
     study, exhibits = choose(names)
     where = _device(device)
     splits = {split: sources.load(settings.data, split, data_dir=data_dir, size=settings.size) for split in _SPLITS}
+    _check_splits(settings.data, splits)
     if settings.images > len(splits["train"].labels):
         raise InputError(
             f"images: {settings.images} asked for, but {settings.data} has only "
@@ -95,7 +96,7 @@ def reproduce(
             "data_hashes": hashes,
             "cells": {exhibit.name: cell.key(hashes) for exhibit, cell in zip(exhibits, cells, strict=True)},
             "environment": environment(where),
-            "command": _command(study, names, settings, folder),
+            "command": _command(names, settings, folder, data_dir, where),
         }
         store.describe(run)
         records = execute(
@@ -127,7 +128,8 @@ def report(folder: str | os.PathLike[str]) -> Outcome:
         settings = Settings(**run["settings"])
         records: dict[str, Record] = {}
         for exhibit in exhibits:
-            record = store.get(run["cells"][exhibit.name])
+            key = run.get("cells", {}).get(exhibit.name)
+            record = store.get(key) if key else None
             if record is None:
                 raise StoreError(
                     f"{exhibit.name} is not finished in {path}; run `{run.get('command', 'intriguing reproduce')}` "
@@ -180,7 +182,27 @@ def _write(
 def _check(settings: Settings) -> None:
     for name, value in (("images", settings.images), ("nets", settings.nets)):
         if value < 1:
-            raise InputError(f"{name}: expected at least 1, got {value}")
+            raise InputError(f"{name}: expected at least 1, got {value}; the default is {getattr(Settings(), name)}")
+    if not settings.data:
+        raise InputError("data: the name is empty; name a set, for example digits")
+
+
+def _check_splits(name: str, splits: Mapping[str, Images]) -> None:
+    """Refuse splits that are not of one kind: a net could not be tested, or would be tested on other classes."""
+    train, test = splits["train"], splits["test"]
+    shapes = [tuple(images.images.shape[1:]) for images in (train, test)]
+    if shapes[0] != shapes[1]:
+        raise DataError(
+            f"{name}: training images are {shapes[0]} (channels, height, width), test images {shapes[1]}; "
+            "pass --size, or give both splits the same channels"
+        )
+    if train.classes != test.classes:
+        raise DataError(
+            f"{name}: the classes of train and test differ or stand in another order; "
+            "give both splits the same class names"
+        )
+    if len(train.classes) < 2:
+        raise DataError(f"{name} has one class, {train.classes[0]!r}; an attack needs at least two")
 
 
 def _device(name: str) -> torch.device:
@@ -199,7 +221,13 @@ def _slug(text: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in text).strip("-.") or "data"
 
 
-def _command(study: Study, names: Sequence[str], settings: Settings, folder: Path) -> str:
+def _command(
+    names: Sequence[str],
+    settings: Settings,
+    folder: Path,
+    data_dir: str | os.PathLike[str] | None,
+    device: torch.device,
+) -> str:
     """Return the command line that makes the run again, defaults left out."""
     words = ["intriguing", "reproduce", *names]
     standard = Settings()
@@ -207,5 +235,9 @@ def _command(study: Study, names: Sequence[str], settings: Settings, folder: Pat
         value = getattr(settings, field.name)
         if value != getattr(standard, field.name):
             words += [f"--{field.name}", str(value)]
+    if data_dir is not None:
+        words += ["--data-dir", os.fspath(data_dir)]
+    if device.type != "cpu":
+        words += ["--device", str(device)]
     words += ["--out", str(folder)]
     return shlex.join(words)

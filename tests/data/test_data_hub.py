@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def hub(monkeypatch):
     hub.down = False
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("intriguing.data.hub._reachable", lambda endpoint: True)
     return hub
 
 
@@ -81,6 +83,27 @@ def test_offline_by_the_environment_the_network_is_never_asked(hub, monkeypatch)
     with pytest.raises(DataError, match=r"none given by --data-dir or INTRIGUING_DATA.*the hub: not asked"):
         data.load("mnist", "test")
     assert [offline for *_, offline in hub()] == [True]
+
+
+def test_without_a_network_the_library_is_not_left_to_try_for_half_a_minute(hub, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    asked = []
+
+    def load_dataset(address, *, split):
+        asked.append(datasets.config.HF_HUB_OFFLINE)
+        raise ConnectionError("Couldn't reach the hub")
+
+    def unknown(*args, **kwargs):
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr("intriguing.data.hub.getproxies", dict)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.delenv("INTRIGUING_DATA", raising=False)
+    with pytest.raises(DataError, match="the hub: cannot be reached from this machine"):
+        data.load("mnist", "test")
+    assert asked == [True]
 
 
 def test_the_state_of_the_library_is_put_back(hub):

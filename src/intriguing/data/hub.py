@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from intriguing.data import columns
 from intriguing.data.rows import Rows
@@ -75,19 +78,32 @@ class Hub:
             # The library has no one error for "not in the cache"; whatever it is, the hub decides.
             cached = error
         if datasets.config.HF_HUB_OFFLINE:
-            raise DataError(self._missing("not asked, as the environment forbids it", cached)) from cached
+            raise DataError(self._missing("not asked, as the environment forbids it")) from cached
+        if not _reachable(datasets.config.HF_ENDPOINT):
+            raise DataError(self._missing("cannot be reached from this machine")) from cached
         try:
             return datasets.load_dataset(self.address, split=self.split)
         except Exception as error:
-            raise DataError(self._missing("did not give it", error)) from error
+            reason = shorten(f"{type(error).__name__}: {error}")
+            raise DataError(self._missing(f"did not give it ({reason})")) from error
 
-    def _missing(self, hub: str, error: Exception) -> str:
-        reason = shorten(f"{type(error).__name__}: {error}")
+    def _missing(self, hub: str) -> str:
         return (
             f"split {self.split!r} of {self.address} was found in none of three places: {self.elsewhere}"
-            f"the cache: nothing in that of Hugging Face datasets nor in our own; the hub: {hub} ({reason}). "
+            f"the cache: nothing in that of Hugging Face datasets nor in our own; the hub: {hub}. "
             "Name the folder that holds the set with --data-dir or INTRIGUING_DATA, or go online once"
         )
+
+
+def _reachable(endpoint: str) -> bool:
+    """Tell whether the hub's name resolves: the library itself tries for half a minute before it gives up."""
+    if getproxies():
+        return True  # a proxy resolves names that this machine cannot
+    try:
+        socket.getaddrinfo(urlsplit(endpoint).hostname, None)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

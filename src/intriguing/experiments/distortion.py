@@ -269,11 +269,15 @@ def _findings(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     distortion = [entry for entry in cells if entry["column"] == RANDOM]
     hits = sum(round(entry["measured"] * entry["n"]) for entry in found)
     total = sum(entry["n"] for entry in found)
+    first = f"{hits:,} of {total:,} attacks found an adversarial example of the class they were told to reach."
+    distortion = [entry for entry in distortion if entry["n"]]
+    if not distortion:
+        return [first]
     low = min(distortion, key=lambda entry: entry["measured"])
     high = max(distortion, key=lambda entry: entry["measured"])
     noise = max(entry["control"]["measured"] for entry in distortion)
     return [
-        f"{hits:,} of {total:,} attacks found an adversarial example of the class they were told to reach.",
+        first,
         f"The mean change runs from {low['measured']:.3f} per pixel ({low['row']}) to "
         f"{high['measured']:.3f} ({high['row']}), on a scale where black to white is 1.",
         f"Gaussian noise of the same size fools the same nets on at most {100 * noise:.1f}% of those images: "

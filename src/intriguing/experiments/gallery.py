@@ -83,10 +83,9 @@ def figure_7(
             remains[clipped] = statistics.proportion(int((model.predict(noisy) == labels).sum()), len(labels))
             row = noise_row(net, std, clipped=clipped)
             cells.append(cell(row, ACCURACY, remains[clipped], figure_7, clean_control))
-        findings.append(
-            f"{net} keeps {100 * remains[False].measured:.0f}% accuracy under noise of standard deviation {std:g} and "
-            f"loses all of it to a change of {size.measured:.3f} per pixel."
-        )
+        if size.n:
+            kept = f"{100 * remains[False].measured:.0f}% accuracy under noise of standard deviation {std:g}"
+            findings.append(f"{net} keeps {kept} and loses all of it to a change of {size.measured:.3f} per pixel.")
         picks = _one_per_class(truth, shown)
         prefix = f"net{place}"
         tensors[f"{prefix}_original"] = clean[picks]

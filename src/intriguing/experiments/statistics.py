@@ -92,6 +92,8 @@ def paired_p(differences: Sequence[float], generator: torch.Generator) -> float:
     values = np.asarray(differences, dtype=np.float64)
     if not len(values) or not np.any(values):
         return 1.0
+    if len(values) == 1:
+        return 0.5 if values[0] > 0 else 1.0  # two ways to set one sign
     draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
     result = stats.permutation_test(
         (values,),

@@ -84,7 +84,8 @@ def table_2(
         pooled = statistics.mean([hit.tolist()], draw)
         control = {"label": "noise of the same norm", **measured(statistics.mean([missed.tolist()], draw))}
         cells.append({**cell(source, POOLED, pooled, table_2, control), "p": p})
-        tests.append((source, pooled.measured, control["measured"], p))
+        if pooled.n:
+            tests.append((source, pooled.measured, control["measured"], p))
     for clipped in (False, True):
         for std in stds:
             box = (0.0, 1.0) if clipped else None
@@ -158,6 +159,8 @@ def _excess(wrong: Tensor, before: Tensor) -> str:
 
 
 def _findings(tests: Sequence[tuple[str, float, float, float]]) -> list[str]:
+    if not tests:
+        return []
     significant = [test for test in tests if test[3] < 0.01]
     strongest = max(tests, key=lambda test: test[1] - test[2])
     return [

@@ -60,7 +60,7 @@ def explain(label: str, error: Exception) -> Exception:
         error.add_note(f"This happened in the cell {label!r}.")
         return error
     failed = CellError(
-        f"the cell {label!r} failed with {type(error).__name__}: {error}. Finished cells are kept; "
+        f"the cell {label!r} failed with {type(error).__name__}: {str(error).rstrip('.')}. Finished cells are kept; "
         "--debug shows where it happened"
     )
     failed.__cause__ = error

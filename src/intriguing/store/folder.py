@@ -45,6 +45,13 @@ _RUN, _CELLS, _DAMAGED, _TMP, _LOCK, _MANIFEST = (
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")  # a file name on every system, and never hidden
 
 
+_ELSEWHERE = {
+    "write": "name a new or empty folder with --out",
+    "join": "name a new or empty folder with --out",
+    "read": "name the folder of a run, as its --out did",
+}
+
+
 @dataclass(frozen=True)
 class Damage:
     """A file that is not what was written.
@@ -250,7 +257,7 @@ class Store:
         if not self.path.exists():
             return
         if not self.path.is_dir():
-            raise StoreError(f"{self.path} is a file, not a run folder; name a new or empty folder with --out")
+            raise StoreError(f"{self.path} is a file, not a run folder; {_ELSEWHERE[self.mode]}")
         if (self.path / _RUN).exists() or (self.path / _CELLS).is_dir():
             return
         # A run killed in its first moments has left these at most.
@@ -259,7 +266,7 @@ class Store:
         if others:
             raise StoreError(
                 f"{self.path} is not a run folder: it has no {_RUN} and holds {', '.join(others[:3])}"
-                f"{', ...' if len(others) > 3 else ''}; name a new or empty folder with --out"
+                f"{', ...' if len(others) > 3 else ''}; {_ELSEWHERE[self.mode]}"
             )
 
     def _read_run(self) -> None:
