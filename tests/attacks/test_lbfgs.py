@@ -59,7 +59,7 @@ def judge(model: Model, images: Tensor, labels: Tensor, result: AttackResult) ->
     low, high = model.box
     adversarial, found = result.adversarial, result.found
     assert adversarial.shape == images.shape
-    assert adversarial.dtype == images.dtype
+    assert adversarial.dtype == torch.promote_types(images.dtype, torch.float32)
     assert not adversarial.requires_grad
     assert ((adversarial >= low) & (adversarial <= high)).all()
     for field in (result.target, result.status, result.forwards, result.backwards, result.phase):
@@ -661,6 +661,15 @@ def solves(points: list[Tensor]) -> int:
     return 1 + sum(torch.equal(a, b) for a, b in pairwise(points))
 
 
+def test_each_solve_starts_where_the_last_one_ended() -> None:
+    images, labels = right(sigmoid_net(), 5)
+    for x, y in zip(images, labels, strict=True):
+        net = Recording(sigmoid_net())
+        lbfgs(net, x[None], y[None], target=(y[None] + 1) % 10)
+        assert solves(net.points) > 3
+        assert sum(torch.equal(point, x.flatten(1)) for point in net.points) == 1
+
+
 def test_the_root_finder_needs_no_more_solves_than_halving_would() -> None:
     images, labels = right(sigmoid_net(), 12)
     # A bracket of one factor of ten, halved on log c to 5%.
@@ -670,8 +679,8 @@ def test_the_root_finder_needs_no_more_solves_than_halving_would() -> None:
         net = Recording(sigmoid_net())
         lbfgs(net, x[None], y[None], target=(y[None] + 1) % 10)
         counts.append(solves(net.points))
-    # Two or three to find the bracket.
-    assert np.mean(counts) <= 3 + halvings
+    # And two, at the least, to find the bracket.
+    assert np.mean(counts) <= 2 + halvings
 
 
 # -- targets ------------------------------------------------------------------------------------------------

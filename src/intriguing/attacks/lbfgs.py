@@ -33,7 +33,7 @@ from torch import Tensor
 from intriguing import norms
 from intriguing.attacks.problem import Pairs, check_labels, choose_targets, margin
 from intriguing.attacks.result import AttackResult, AttackStatus, Phase
-from intriguing.errors import InputError, UnknownNameError
+from intriguing.errors import InputError, ModelError, UnknownNameError
 from intriguing.floating import denormals_flushed
 from intriguing.nets.load import Model, as_model
 from intriguing.optim import Solver, Status
@@ -154,7 +154,7 @@ class _Search:
         progress: Callable[[float, float], None] | None,
     ) -> None:
         self.attack, self.model, self.progress = attack, model, progress
-        self.original = images
+        self.original = images.detach()
         self.shape = images.shape[1:]
         device = model.device
         self.clean = images.detach().to(device=device, dtype=model.dtype).flatten(1)
@@ -224,12 +224,18 @@ class _Search:
             z_target = z.gather(1, target[:, None]).squeeze(1)
             excess = torch.logsumexp(others / T[:, None], 1) - z_target / T
             loss = T * torch.nn.functional.softplus(excess)
-            (gradient,) = torch.autograd.grad(loss.sum(), point)
+            gradient = torch.autograd.grad(loss.sum(), point, allow_unused=True)[0] if loss.requires_grad else None
+        if gradient is None:
+            raise ModelError(
+                f"{self.model.name} passes no gradient to its images, which this attack needs; "
+                "take it out of torch.no_grad, and keep tensors from being detached or rounded on the way"
+            )
         ones = torch.ones_like(image)
         self.forwards.index_add_(0, image, ones)
         self.backwards.index_add_(0, image, ones)
         m = (z_target - others.amax(1)).detach().double()
-        r = x - self.clean[image]
+        self.numeric[pair] |= ~torch.isfinite(m)
+        r = x - self.clean.index_select(0, image)
         squared = torch.linalg.vecdot(r, r)
         value = squared.double() + loss.detach().double() / c
         gradient = (gradient / c[:, None].to(x.dtype)).add_(r, alpha=2.0)
@@ -303,7 +309,8 @@ class _Search:
         # What the end needs: the bisection and the judgement.
         left = self.attack.budget - _BISECTIONS - 1 - self.forwards - self.backwards
         affordable = left[image] // 2
-        order = torch.argsort(image, stable=True)
+        # By the pairs' own order, not that of the slots: what other images leave free must not matter.
+        order = torch.argsort(pair)
         first = torch.searchsorted(image[order], image[order])
         rank = torch.empty_like(order)
         rank[order] = torch.arange(len(order), device=order.device) - first
@@ -399,14 +406,17 @@ class _Search:
         adversarial[found] = torch.where(moved[:, None], bisected, adversarial[found])
         phase[found] = torch.where(moved, int(Phase.BISECT), phase[found])
 
-        returned = adversarial.reshape(-1, *self.shape).to(self.original.dtype)
+        # Half precision would round examples back over the boundary; and a wide dtype may hold pixels that the model's
+        # put just outside the box.
+        dtype = torch.promote_types(self.original.dtype, torch.float32)
+        returned = adversarial.reshape(-1, *self.shape).to(dtype).clamp(*self.model.box)
         judged = torch.zeros(N, dtype=torch.bool, device=device)
         # The judge: the returned tensor itself, in the model's dtype, against the target.
         again = returned[found].to(self.clean.dtype).flatten(1)
         judged[found] = self._logits(again, found).argmax(1) == self.pairs.target[rows]
         status = self._status(judged)
         keep = judged | ~self.attacked
-        adversarial = torch.where(keep[:, None], returned.flatten(1), self.original.flatten(1).to(device))
+        adversarial = torch.where(judged[:, None], returned.flatten(1), self.original.flatten(1).to(device, dtype))
         nothing = torch.where(self.attacked, torch.inf, 0.0).double()
         originals = self.original.flatten(1).to(device)
         distance = torch.where(judged, norms.l2(adversarial.double() - originals.double()), nothing)

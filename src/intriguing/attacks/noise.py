@@ -49,8 +49,8 @@ def gaussian_of_norm(
     """
     if distance.shape != images.shape[:1] or not bool((distance >= 0).all() & torch.isfinite(distance).all()):
         raise InputError(
-            f"distance: expected finite norms of shape ({len(images)},), got {tuple(distance.shape)} "
-            f"from {distance.min().item() if len(distance) else 0} up"
+            f"distance: expected finite norms of at least 0, of shape ({len(images)},), got shape "
+            f"{tuple(distance.shape)} and values {distance.flatten()[:5].tolist()}"
         )
     clean = images.flatten(1).double()
     noise = torch.randn(images.shape, generator=generator).to(images.device).flatten(1).double()
@@ -78,10 +78,10 @@ def _scaled(clean: Tensor, direction: Tensor, wanted: Tensor, box: tuple[float, 
     def at(t: Tensor) -> Tensor:
         return (clean + t[:, None] * direction).clamp(*box)
 
-    length = torch.linalg.vector_norm(direction, dim=1).clamp(min=torch.finfo(torch.float64).tiny)
+    length = torch.linalg.vector_norm(direction, dim=1)
     low = torch.zeros_like(wanted)
     # Clipping only shortens, so the unclipped scale is too small or just right; 1,000 times it is the limit.
-    high = 1000 * wanted / length
+    high = torch.where(length > 0, 1000 * wanted / length, 0.0)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         short = torch.linalg.vector_norm(at(middle) - clean, dim=1) < wanted

@@ -77,6 +77,10 @@ def choose_targets(
     if isinstance(target, Tensor):
         _check_given(target, labels, N, K)
         return Pairs(ids, target.to(labels.device)[ids])
+    if not isinstance(target, str):
+        raise InputError(
+            f"target: expected a rule ({', '.join(TARGETS)}) or an int64 tensor of classes, got {target!r}"
+        )
     if target == "random":
         if generator is None:
             raise InputError(

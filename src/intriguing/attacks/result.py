@@ -48,8 +48,8 @@ class AttackResult:
     """One record per image; N images, K classes.
 
     Attributes:
-        adversarial: (N, ...) the closest adversarial image found, in the shape and dtype of the images; the
-            clean image where there is none.
+        adversarial: (N, ...) the closest adversarial image found, in the shape and dtype of the images (half
+            precision becomes float32); the clean image where there is none.
         target: (N,) int64, the class it is given; -1 where there is none.
         status: (N,) int64 codes of `AttackStatus`.
         distance: (N,) float64, L2 distance in pixel units; +inf where nothing was found, 0 where the clean

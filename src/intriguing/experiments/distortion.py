@@ -265,7 +265,7 @@ def _three(estimate: Estimate) -> str:
 
 
 def _findings(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = [entry for entry in cells if entry["column"] == "found"]
+    found = [entry for entry in cells if entry["column"] == "found" and entry["n"]]
     distortion = [entry for entry in cells if entry["column"] == RANDOM]
     hits = sum(round(entry["measured"] * entry["n"]) for entry in found)
     total = sum(entry["n"] for entry in found)

@@ -33,7 +33,8 @@ def proportion(count: int, n: int) -> Estimate:
     if n == 0:
         return Estimate(float("nan"), 0, float("nan"), float("nan"))
     interval = stats.binomtest(count, n).proportion_ci(method="wilson")
-    return Estimate(count / n, n, float(interval.low), float(interval.high))
+    share = count / n
+    return Estimate(share, n, min(float(interval.low), share), max(float(interval.high), share))
 
 
 def mean(groups: Sequence[Sequence[float]], generator: torch.Generator) -> Estimate:
@@ -72,6 +73,9 @@ def mean_share(counts: Sequence[tuple[int, int]], generator: torch.Generator) ->
     """
     if len(counts) == 1:
         return proportion(*counts[0])
+    total, every = sum(wrong for wrong, _ in counts), sum(n for _, n in counts)
+    if total in (0, every):
+        return proportion(total, every)  # resampling nets without an error would call them certain never to err
     shares = np.array([wrong / n for wrong, n in counts])
     sizes = np.array([n for _, n in counts])
     draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
