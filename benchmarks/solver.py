@@ -104,8 +104,8 @@ def attack(net: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Objec
 
     def fun(x: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         loss, gradient = bare(net, x, targets[rows])
-        r = x - images[rows]
-        return loss + C * r.square().sum(1), gradient.add_(r, alpha=2 * C)
+        r = x - images.index_select(0, rows)
+        return loss + C * torch.linalg.vector_norm(r, dim=1).square(), gradient.add_(r, alpha=2 * C)
 
     return fun
 

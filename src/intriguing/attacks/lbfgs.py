@@ -43,7 +43,7 @@ OBJECTIVES = {
     "hinge": "the logit hinge as the limit of a falling temperature; exact for any number of classes",
 }
 
-_BISECTIONS = 10  # halvings of the last segment: the distance is then within 0.1% of the crossing
+_BISECTIONS = 10  # halvings of the last segment, which then ends within 0.1% of its length from the crossing
 _STAGE_TEMPERATURES = (0.1, 0.01, 0.002)  # of the hinge, as shares of the clean image's logit gap
 _SAFEGUARD = 0.1  # a root finder's step stays this far, as a share of the bracket, from both of its ends
 
@@ -95,12 +95,27 @@ class LBFGS:
         """Attack `images`; see `lbfgs`."""
         if self.objective not in OBJECTIVES:
             raise UnknownNameError("objective", self.objective, OBJECTIVES)
-        if self.budget is not None and self.budget < 1:
-            raise InputError(f"budget: expected at least 1 pass per image, got {self.budget}")
+        self._check()
         model = as_model(model)
         model.check_inputs(images)
         with model.frozen(), denormals_flushed():
             return _Search(self, model, images, labels, generator, progress).run()
+
+    def _check(self) -> None:
+        if self.budget is not None and self.budget < 1:
+            raise InputError(f"budget: expected at least 1 pass per image, got {self.budget}")
+        if not 0 < self.lowest <= self.first <= self.highest:
+            raise InputError(
+                "lowest, first, highest: expected 0 < lowest <= first <= highest, "
+                f"got {self.lowest}, {self.first}, {self.highest}"
+            )
+        for name, value in (("width", self.width), ("tolerance", self.tolerance)):
+            if not value > 0:
+                raise InputError(f"{name}: expected a positive number, got {value}")
+        counts = {"evaluations": self.evaluations, "solves": self.solves, "memory": self.memory, "slots": self.slots}
+        for name, count in counts.items():
+            if count < 1:
+                raise InputError(f"{name}: expected at least 1, got {count}")
 
 
 def lbfgs(
@@ -125,7 +140,7 @@ def lbfgs(
         objective: ``"cross-entropy"`` (the paper's) or ``"hinge"``.
         budget: the largest number of forwards plus backwards on one image; None for no limit.
         generator: draws the random targets.
-        progress: called with (images done, all images) now and then.
+        progress: called with (pairs of image and target done, all pairs) now and then.
 
     Returns:
         An `AttackResult`. Not finding anything is a status, not an exception.
@@ -277,7 +292,7 @@ class _Search:
         queued = 0
         done = 0
         while queued < P or solver.live:
-            take = min(solver.free, P - queued)
+            take = self._fitting(queued, min(solver.free, P - queued), waiting=solver.live > 0)
             if take:
                 rows = torch.arange(queued, queued + take, device=self.clean.device)
                 solver.insert(self.clean[self.pairs.image[rows]], tags=rows)
@@ -299,6 +314,18 @@ class _Search:
                 done += len(finished.tag) - len(rows)
                 if self.progress is not None:
                     self.progress(done, P)
+
+    def _fitting(self, start: int, most: int, *, waiting: bool) -> int:
+        """Return how many pairs from `start` on to insert: whole images, which share their budget tick by tick.
+
+        An image with more pairs than there are slots is taken in parts, once nothing else is live.
+        """
+        end = start + most
+        if self.attack.budget is None or end == len(self.pairs) or not most:
+            return most
+        image = self.pairs.image[start : end + 1]
+        whole = int((image[:-1] != image[-1]).sum())  # pairs are in the order of their images
+        return whole if whole or waiting else most
 
     def _stop_spent(self, solver: Solver) -> int:
         """Stop rows whose images cannot pay for another evaluation; return how many."""

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from scipy import stats
 
+from intriguing.errors import InputError
+
 _RESAMPLES = 2000
 _PERMUTATIONS = 20_000
 
@@ -38,34 +40,42 @@ def proportion(count: int, n: int) -> Estimate:
 
 
 def mean(groups: Sequence[Sequence[float]], generator: torch.Generator) -> Estimate:
-    """Return the mean of the groups' means with a two-level bootstrap interval: groups, then members.
+    """Return the mean of the nets' means with a two-level bootstrap interval: nets, then images.
 
-    With one group it is the ordinary percentile bootstrap of a mean.
+    All nets see the same images, and an image that is hard for one is hard for the others. So the images of a
+    resample are drawn once and used for every net of it; drawn net by net, they would average out what does not.
 
     Args:
-        groups: one sequence of per-image values per trained net; empty groups are left out.
+        groups: per trained net one value per image, in the same order of images; NaN where there is none.
         generator: draws the resamples.
     """
-    arrays = [np.asarray(group, dtype=np.float64) for group in groups if len(group)]
-    if not arrays:
+    if len({len(group) for group in groups}) > 1:
+        raise InputError(f"groups: expected as many values for every net, got {[len(group) for group in groups]}")
+    values = np.asarray(groups, dtype=np.float64)
+    if values.size:
+        values = values[~np.isnan(values).all(1)]
+    if not values.size:
         return Estimate(float("nan"), 0, float("nan"), float("nan"))
-    # A bootstrap sample's mean of each group, resampled once per (resample, drawn group).
     draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
-    chosen = draw.integers(len(arrays), size=(_RESAMPLES, len(arrays)))
-    means = np.empty(chosen.shape)
-    for index, values in enumerate(arrays):
-        rows, columns = np.nonzero(chosen == index)
-        for start in range(0, len(rows), 4096):
-            part = slice(start, start + 4096)
-            picked = draw.integers(len(values), size=(len(rows[part]), len(values)))
-            means[rows[part], columns[part]] = values[picked].mean(1)
-    low, high = np.quantile(means.mean(1), [0.025, 0.975])
-    n = sum(len(values) for values in arrays)
-    return Estimate(float(np.mean([values.mean() for values in arrays])), n, float(low), float(high))
+    nets, images = values.shape
+    known, filled = ~np.isnan(values), np.nan_to_num(values)
+    # How often each image and each net is in a resample: sums of resamples are then matrix products.
+    times = draw.multinomial(images, np.full(images, 1 / images), size=_RESAMPLES)
+    weight = draw.multinomial(nets, np.full(nets, 1 / nets), size=_RESAMPLES)
+    counted = times @ known.T
+    means = np.divide(times @ filled.T, counted, out=np.zeros((_RESAMPLES, nets)), where=counted > 0)
+    weight = weight * (counted > 0)
+    total = weight.sum(1)
+    resampled = ((means * weight).sum(1) / np.maximum(total, 1))[total > 0]
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Estimate(float(np.mean(np.nanmean(values, axis=1))), int(known.sum()), float(low), float(high))
 
 
 def mean_share(counts: Sequence[tuple[int, int]], generator: torch.Generator) -> Estimate:
     """Return the mean of several nets' error rates: Wilson for one net, else a two-level bootstrap.
+
+    The nets are tested on the same images. Which of them each gets wrong is not known here, so the images of a
+    resample count once for all nets together: exact if all err on the same images, too wide otherwise.
 
     Args:
         counts: (wrong, n) per trained net.
@@ -77,13 +87,13 @@ def mean_share(counts: Sequence[tuple[int, int]], generator: torch.Generator) ->
     if total in (0, every):
         return proportion(total, every)  # resampling nets without an error would call them certain never to err
     shares = np.array([wrong / n for wrong, n in counts])
-    sizes = np.array([n for _, n in counts])
+    images = min(n for _, n in counts)
     draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
     chosen = draw.integers(len(counts), size=(_RESAMPLES, len(counts)))
-    # Resampling n independent images of a net with share p is a binomial draw.
-    means = draw.binomial(sizes[chosen], shares[chosen]) / sizes[chosen]
-    low, high = np.quantile(means.mean(1), [0.025, 0.975])
-    return Estimate(float(shares.mean()), int(sizes.sum()), float(low), float(high))
+    # Resampling n independent images of which a share p is wrong is a binomial draw.
+    means = draw.binomial(images, shares[chosen].mean(1)) / images
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(float(shares.mean()), every, float(low), float(high))
 
 
 def paired_p(differences: Sequence[float], generator: torch.Generator) -> float:
