@@ -4,8 +4,8 @@ Every row of the batch is its own problem with its own history, step length, sta
 nothing but the matrix products that serve them all. One call of `ask` gives one trial point per live row, one
 call of `tell` takes their values and gradients. A row that ends frees its slot for the next one at once.
 
-A tick is computed block by block (`step.advance`), a block being as many rows as the processor's cache holds: the
-same arithmetic on all rows at once would stream every intermediate through memory.
+A tick is computed block by block (`step.advance`), so that what it holds besides the rows themselves does not grow
+with their number.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from torch import Tensor
 from intriguing.optim.status import Status
 from intriguing.optim.step import Rows, advance
 
-# What a block's vectors may take together, per vector; about a dozen of them and the history are in use at once.
-_BLOCK_BYTES = 512 * 1024
+# What one vector of all rows of a block may take. Smaller blocks would fit the cache, but each costs about 90 small
+# operations, which is more than the cache gives back; larger ones only hold more memory.
+_BLOCK_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
