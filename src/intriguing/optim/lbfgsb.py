@@ -105,7 +105,9 @@ class Solver:
         self.tolerance, self.max_evaluations = tolerance, max_evaluations
         self.dtype, self.device = dtype, torch.device(device)
         on_cpu = self.device.type == "cpu"
-        self._block = max(1, _BLOCK_BYTES // (n * torch.finfo(dtype).bits // 8)) if on_cpu else slots
+        block = max(1, _BLOCK_BYTES // (n * torch.finfo(dtype).bits // 8)) if on_cpu else slots
+        self._block = min(block, slots)
+        self._scratch = torch.empty(5, self._block, n, dtype=dtype, device=self.device)
 
         def wide(*shape: int) -> Tensor:
             return torch.zeros(slots, *shape, dtype=dtype, device=self.device)
@@ -307,5 +309,11 @@ class Solver:
         else:
             lower, upper = self._lower, self._upper
         views = {name[1:]: getattr(self, name)[at] for name in self._STATE if name != "_tag"}
-        limits: dict[str, Any] = {"tolerance": self.tolerance, "max_evaluations": self.max_evaluations}
-        return Rows(lower=lower, upper=upper, **views, **limits)
+        return Rows(
+            lower=lower,
+            upper=upper,
+            scratch=self._scratch,
+            tolerance=self.tolerance,
+            max_evaluations=self.max_evaluations,
+            **views,
+        )

@@ -64,6 +64,7 @@ class Rows:
         iterations: (L,) int64.
         lower: number, (1, n) or (L, n).
         upper: likewise.
+        scratch: (5, >= L, n) memory for intermediates: fresh memory for them costs more than what is done in it.
         tolerance: see `Solver`.
         max_evaluations: see `Solver`.
     """
@@ -85,6 +86,7 @@ class Rows:
     iterations: Tensor
     lower: Tensor | float
     upper: Tensor | float
+    scratch: Tensor
     tolerance: float
     max_evaluations: int
 
@@ -129,8 +131,9 @@ def _judge(rows: Rows, f_trial: Tensor, g_trial: Tensor) -> _Step:
     """Accept or reject the trial points, and choose the lengths of the next steps."""
     x, g, trial, f = rows.x, rows.g, rows.trial, rows.f
     eps = torch.finfo(x.dtype).eps
-    s = trial - x
-    V = torch.empty(len(x), 2, x.shape[1], dtype=x.dtype, device=x.device)
+    L, n = x.shape
+    s = torch.sub(trial, x, out=rows.scratch[0, :L])
+    V = rows.scratch[1:3].view(-1, 2, n)[:L]
     torch.sub(g_trial, g, out=V[:, 1])
     slope = torch.linalg.vecdot(g, s).double()  # along the projected arc, for the step as taken
     slope_trial = torch.linalg.vecdot(g_trial, s).double()
@@ -185,8 +188,8 @@ def _propose(rows: Rows, step: _Step) -> Tensor:
 
     # Masks are kept as 0.0 and 1.0: multiplying by one is eight times faster than torch.where.
     length = rows.gamma * rows.t
-    stepped = torch.addcmul(x, g, length[:, None].to(x.dtype), value=-1)
-    free = torch.eq(rows.clamp(stepped, out=rows.x), stepped, out=torch.empty_like(x))
+    stepped = torch.addcmul(x, g, length[:, None].to(x.dtype), value=-1, out=rows.scratch[3, : len(x)])
+    free = torch.eq(rows.clamp(stepped, out=rows.x), stepped, out=rows.scratch[4, : len(x)])
     torch.mul(free, g, out=V[:, 0])
     V[:, 1].mul_(free)
     qq = torch.linalg.vector_norm(V[:, 0], dim=1).double().square()
@@ -230,7 +233,8 @@ def _history(rows: Rows, step: _Step, qq: Tensor) -> Tensor:
         _forget(rows, lost)
         weights[lost] = 0.0
     weights *= rows.t[:, None]
-    return torch.bmm(weights[:, None].to(s.dtype), W).squeeze(1)
+    # s is in W now; its memory takes the result.
+    return torch.bmm(weights[:, None].to(s.dtype), W, out=s[:, None]).squeeze(1)
 
 
 def _remember(rows: Rows, new: Tensor, head: Tensor, products: Tensor, ss: Tensor) -> None:
