@@ -280,7 +280,9 @@ def overhead(images: torch.Tensor, labels: torch.Tensor, side: tuple[int, int], 
         sample, targets = x0[:slots], wrong_targets(y[:slots])
         bare(net, sample, targets)
         net.requires_grad_(False)
-        if timed(lambda: bare(net, sample, targets)) / slots >= 260e-6:  # noqa: B023 -- called at once
+        # The fastest of three, so that a cold first pass does not pass for a slow net.
+        fastest = min(timed(lambda: bare(net, sample, targets)) for _ in range(3))  # noqa: B023 -- called at once
+        if fastest / slots >= 220e-6:
             break
     cases.append((f"convolutional, {channels} channels", net, x0[: 2 * slots], 1.25, 3, 25))
     lines = [

@@ -50,7 +50,7 @@ class Finished:
 class Solver:
     """A fixed number of slots, each solving one box-constrained problem; ask and tell.
 
-    Memory is slots * (2 * memory + 4) * n numbers (plus bounds where they differ by row), however many rows
+    Memory is slots * (2 * memory + 10) * n numbers (plus bounds where they differ by row), however many rows
     pass through.
 
     Args:
@@ -129,6 +129,7 @@ class Solver:
             self._ends = self._lower.item(), self._upper.item()
         # One tensor per quantity, slot by slot; `_state` names all that a row owns.
         self._x, self._g, self._trial = wide(n), wide(n), wide(n)
+        self._g_next = wide(n)  # filled anew at each tick, so no part of the rows' state
         self._W = wide(2 * memory + 1, n)
         self._f, self._gamma, self._t = exact(), exact(), exact()
         self._R_inverse, self._YY, self._D = exact(memory, memory), exact(memory, memory), exact(memory)
@@ -231,6 +232,7 @@ class Solver:
         blocks = [slice(start, min(start + self._block, L)) for start in range(0, L, self._block)]
         told = [advance(self._rows(at), fun[at], gradient[at]) for at in blocks]
         self._x, self._trial = self._trial, self._x
+        self._g, self._g_next = self._g_next, self._g
         self._accepted = torch.cat([accepted for _, accepted in told])
         status = torch.cat([status for status, _ in told])
         ended = status.nonzero().squeeze(1)
@@ -312,6 +314,7 @@ class Solver:
         return Rows(
             lower=lower,
             upper=upper,
+            g_next=self._g_next[at],
             scratch=self._scratch,
             tolerance=self.tolerance,
             max_evaluations=self.max_evaluations,

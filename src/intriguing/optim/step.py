@@ -49,7 +49,8 @@ class Rows:
     Attributes:
         x: (L, n) current points; afterwards the next trial points.
         trial: (L, n) points just evaluated; afterwards the current points.
-        g: (L, n) gradients at the current points.
+        g: (L, n) gradients at the current points; afterwards those at the points before.
+        g_next: (L, n) memory; afterwards the gradients at the current points.
         W: (L, 2m + 1, n) the steps S in the first m places, the changes Y of the gradient in the next m, a spare.
         f: (L,) values at the current points, +inf before the first; float64 like all that follow.
         gamma: (L,) scale of the initial matrix.
@@ -72,6 +73,7 @@ class Rows:
     x: Tensor
     trial: Tensor
     g: Tensor
+    g_next: Tensor
     W: Tensor
     f: Tensor
     gamma: Tensor
@@ -105,7 +107,8 @@ def advance(rows: Rows, fun: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Take the values at the trial points, write the next trial points.
 
     Args:
-        rows: afterwards `x` holds the next trial points and `trial` the current points: the caller swaps them.
+        rows: afterwards `x` holds the next trial points and `trial` the current points, `g_next` their gradients: the
+            caller swaps x and trial, g and g_next.
         fun: (L,) values at the trial points.
         gradient: (L, n).
 
@@ -118,7 +121,7 @@ def advance(rows: Rows, fun: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class _Step:
-    """What the trial points told: s (L, n), V (L, 2, n) with y in its second place, s^T y (L,), masks (L,)."""
+    """What the trial points told: s (L, n), memory V (L, 2, n), s^T y (L,), masks (L,)."""
 
     s: Tensor
     V: Tensor
@@ -134,9 +137,9 @@ def _judge(rows: Rows, f_trial: Tensor, g_trial: Tensor) -> _Step:
     L, n = x.shape
     s = torch.sub(trial, x, out=rows.scratch[0, :L])
     V = rows.scratch[1:3].view(-1, 2, n)[:L]
-    torch.sub(g_trial, g, out=V[:, 1])
-    slope = torch.linalg.vecdot(g, s).double()  # along the projected arc, for the step as taken
-    slope_trial = torch.linalg.vecdot(g_trial, s).double()
+    product = rows.scratch[3, :L]
+    slope = torch.mul(g, s, out=product).sum(1).double()  # along the projected arc, for the step as taken
+    slope_trial = torch.mul(g_trial, s, out=product).sum(1).double()
     fresh = f == torch.inf
     # A NaN or an infinity anywhere in the gradient makes slope_trial one, since s is finite (0 * inf = NaN).
     finite = torch.isfinite(f_trial) & torch.isfinite(slope_trial)
@@ -165,19 +168,16 @@ def _judge(rows: Rows, f_trial: Tensor, g_trial: Tensor) -> _Step:
     # Most trial points are accepted, so take all and put the rejected rows back; torch.where on whole
     # rows costs ten times as much.
     rejected = (~accepted).nonzero().squeeze(1)
+    rows.g_next.copy_(g_trial)
     if len(rejected):
-        x_kept, g_kept = x[rejected], g[rejected]
-        g.copy_(g_trial)
-        trial[rejected], g[rejected] = x_kept, g_kept
-    else:
-        g.copy_(g_trial)
+        trial[rejected], rows.g_next[rejected] = x[rejected], g[rejected]
     f.copy_(torch.where(accepted, f_trial, f))
     return _Step(s, V, torch.where(straight, 0.0, along), accepted, fresh)
 
 
 def _propose(rows: Rows, step: _Step) -> Tensor:
     """Update the histories, write the next trial points, and return the status (L,) of every row."""
-    x, g, V = rows.trial, rows.g, step.V  # the points just judged are the current ones
+    x, g, V = rows.trial, rows.g_next, step.V  # the points just judged are the current ones
     if bool(step.fresh.any()):
         _scale_to(rows, step.fresh, 1.0)  # a first step of at most unit length, as in L-BFGS-B
     forget = (rows.rejections == _REJECTIONS_BEFORE_FORGETTING) & (rows.D.amax(1) > 0)
@@ -191,7 +191,7 @@ def _propose(rows: Rows, step: _Step) -> Tensor:
     stepped = torch.addcmul(x, g, length[:, None].to(x.dtype), value=-1, out=rows.scratch[3, : len(x)])
     free = torch.eq(rows.clamp(stepped, out=rows.x), stepped, out=rows.scratch[4, : len(x)])
     torch.mul(free, g, out=V[:, 0])
-    V[:, 1].mul_(free)
+    torch.addcmul(V[:, 0], free, rows.g, value=-1, out=V[:, 1])
     qq = torch.linalg.vector_norm(V[:, 0], dim=1).double().square()
     status = _ended(rows, qq, step.accepted)
     # The gradient step, corrected by the history where it is free; on the bound elsewhere once clipped.
@@ -269,7 +269,7 @@ def _ended(rows: Rows, qq: Tensor, accepted: Tensor) -> Tensor:
     mean = (qq / rows.x.shape[1]).sqrt()
     near = (accepted & (mean * rows.gamma.clamp(max=1.0) <= rows.tolerance)).nonzero().squeeze(1)
     if len(near):
-        x, g = rows.trial[near], rows.g[near]
+        x, g = rows.trial[near], rows.g_next[near]
         exact = (rows.clamp(x - g, near) - x).abs().amax(1).double()
         status[near[exact <= rows.tolerance]] = int(Status.CONVERGED)
     going = status == 0
@@ -291,7 +291,7 @@ def _scale_to(rows: Rows, mask: Tensor, length: Tensor | float) -> None:
     say nothing about the scale of the function.
     """
     at = mask.nonzero().squeeze(1)
-    x, g = rows.trial[at], rows.g[at]
+    x, g = rows.trial[at], rows.g_next[at]
     moving = rows.clamp(x - g, at) != x
     norm = torch.linalg.vector_norm(g * moving, dim=1).double()
     rows.gamma[at] = (length / norm).clamp(max=1.0).nan_to_num(1.0)
