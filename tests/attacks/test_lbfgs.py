@@ -436,6 +436,26 @@ def test_few_slots_find_what_many_find(slots: int) -> None:
     torch.testing.assert_close(few.by_target[finite], many.by_target[finite], rtol=ROUNDING, atol=0)
 
 
+def test_a_budget_is_shared_alike_whether_an_image_fits_the_slots_at_once_or_waits() -> None:
+    """13 slots hold one image with its nine targets; the second must not be started in part."""
+    net = sigmoid_net()
+    images, labels = right(net, 6)
+    few = LBFGS(target="all", slots=13, budget=400)(net, images, labels)
+    many = LBFGS(target="all", budget=400)(net, images, labels)
+    torch.testing.assert_close(few.distance, many.distance, rtol=ROUNDING, atol=0)
+    assert (few.forwards + few.backwards <= 400).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("first", 0.0), ("lowest", 2.0), ("width", 0.0), ("tolerance", -1.0), ("slots", 0), ("solves", 0), ("memory", 0)],
+)
+def test_parameters_out_of_range_are_refused_by_name(name: str, value: float) -> None:
+    images, labels = right(sigmoid_net(), 2)
+    with pytest.raises(InputError, match=name):
+        LBFGS(target="all", **{name: value})(sigmoid_net(), images, labels)  # type: ignore[arg-type]
+
+
 def test_the_order_of_images_does_not_matter() -> None:
     net = sigmoid_net()
     images, labels = right(net, 15)
