@@ -31,7 +31,6 @@ cells = st.recursive(
         settings,
         st.dictionaries(names, inner, max_size=3),
         st.sampled_from([(), ("train", "test")]),
-        st.integers(1, 3),
         names,
     ),
     max_leaves=5,
