@@ -136,7 +136,7 @@ def table_1(
             "caption": "One curve per net, one value per attacked image. A rule marks the printed mean. Decay pushes "
             "the examples away from the images, but not one net is without them. Distances are those of the search "
             "itself; the last bisection towards the image, which the paper does not mention, is left out here.",
-            "x": "distortion (root mean square pixel change)",
+            "x": "distortion (rms pixel change)",
             "column": RANDOM,
             "series": series,
         }
