@@ -221,7 +221,7 @@ FIGURE_7 = Exhibit(
     title="What the mistakes look like",
     claim="Adversarial images of a linear net and of a sigmoid net look like the originals, while images with noise "
     "strong enough to be hardly legible are still classified correctly half of the time.",
-    reading="Compare the third and the fourth column: two changes of exactly the same size. One was aimed. The paper "
+    reading="Compare each adversarial image with the one under noise of the same norm: one change was aimed. The paper "
     "does not say which net kept 51% accuracy under noise; the print stands beside both.",
     source="section 4.2, Figure 7",
     cell=_figure_7,
