@@ -46,6 +46,12 @@ def reproduce(
     size: Annotated[
         int | None, typer.Option(help="Side in pixels, for images of unequal size.", show_default=False)
     ] = None,
+    photographs: Annotated[
+        str | None,
+        typer.Option(help="Colour photographs for the large nets (by default grocery, if found).", show_default=False),
+    ] = None,
+    photo_size: Annotated[int, typer.Option(help="Their side in pixels.")] = 112,
+    full: Annotated[bool, typer.Option("--full", help="Every arm of every comparison, at least five seeds.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Run folder (by default runs/STUDY-DATA).", show_default=False)
     ] = None,
@@ -65,7 +71,16 @@ def reproduce(
     from intriguing.progress import shown
     from intriguing.studies.spec import Settings
 
-    settings = Settings(data=data, images=images, seed=seed, nets=nets, size=size)
+    settings = Settings(
+        data=data,
+        images=images,
+        seed=seed,
+        nets=nets,
+        size=size,
+        photographs=photographs,
+        photo_size=photo_size,
+        full=full,
+    )
     with shown(_errors, quiet=quiet) as progress:
         outcome = workflow.reproduce(
             names or (),

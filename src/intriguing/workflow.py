@@ -13,19 +13,23 @@ from typing import Any
 import torch
 
 from intriguing import data as sources
+from intriguing.data import ImageSet, halves
+from intriguing.data.split import HALVES, subset
 from intriguing.errors import DataError, InputError, StoreError, UnknownNameError
-from intriguing.records import Images, Record
+from intriguing.records import Record
 from intriguing.report import page
+from intriguing.rng import generator
 from intriguing.run import results as results_document
 from intriguing.run.environment import environment
 from intriguing.run.events import Event
 from intriguing.run.execute import execute
 from intriguing.store.folder import Damage, Store
 from intriguing.studies import STUDIES
-from intriguing.studies.spec import Exhibit, Settings, Study
+from intriguing.studies.spec import Cell, Exhibit, Settings, Study
 
 DEFAULT_STUDY = "szegedy2014"
-_SPLITS = ("train", "test")
+PHOTOGRAPHS = "grocery"  # the set of colour photographs that is taken where it can be found
+_STAND_IN_SIZE = 64  # the least side that the large nets take, for small images that stand in for photographs
 
 
 @dataclass(frozen=True)
@@ -75,34 +79,35 @@ def reproduce(
     _check(settings)
     study, exhibits = choose(names)
     where = _device(device)
-    splits = {split: sources.load(settings.data, split, data_dir=data_dir, size=settings.size) for split in _SPLITS}
-    _check_splits(settings.data, splits)
-    if settings.images > len(splits["train"].labels):
+    asked, settings = settings, dataclasses.replace(settings, photographs=_photographs(settings, data_dir))
+    cells = [exhibit.cell(settings) for exhibit in exhibits]
+    splits = Splits(settings, data_dir=data_dir)
+    if settings.images > len(splits("train").labels):
         raise InputError(
             f"images: {settings.images} asked for, but {settings.data} has only "
-            f"{len(splits['train'].labels)} training images; pass --images with at most that many"
+            f"{len(splits('train').labels)} training images; pass --images with at most that many"
         )
-    hashes = {split: images.hash for split, images in splits.items()}
+    wanted = sorted({"train", "test"} | {split for cell in cells for split in _splits_of(cell)})
+    hashes = {split: splits(split).hash for split in wanted}
     folder = Path(out) if out is not None else Path("runs") / f"{study.name}-{_slug(settings.data)}"
-    cells = [exhibit.cell(settings) for exhibit in exhibits]
     with Store(folder, on_damage=on_damage) as store:
         run: dict[str, Any] = {
             "study": study.name,
             "exhibits": [exhibit.name for exhibit in exhibits],
             "settings": dataclasses.asdict(settings),
             "seeds": {"run": settings.seed, "nets": [settings.seed + index for index in range(settings.nets)]},
-            "hashes": {f"{settings.data}/{split}": value for split, value in hashes.items()},
-            "data": {split: dict(images.notes) for split, images in splits.items()},
+            "hashes": {splits.title(split): value for split, value in hashes.items()},
+            "data": {split: dict(splits(split).notes) for split in wanted},
             "data_hashes": hashes,
             "cells": {exhibit.name: cell.key(hashes) for exhibit, cell in zip(exhibits, cells, strict=True)},
             "environment": environment(where),
-            "command": _command(names, settings, folder, data_dir, where),
+            "command": _command(names, asked, folder, data_dir, where),
         }
         store.describe(run)
         records = execute(
             cells,
             store,
-            load_data=splits.__getitem__,
+            load_data=splits,
             data_hashes=hashes,
             device=where,
             workers=workers,
@@ -179,15 +184,74 @@ def _write(
     return Outcome(report_path, results_path, document)
 
 
+class Splits:
+    """The images of a run by split, loaded on first use; see `studies.spec.Cell.data` for their names."""
+
+    def __init__(self, settings: Settings, *, data_dir: str | os.PathLike[str] | None = None) -> None:
+        self._settings, self._data_dir = settings, data_dir
+        self._loaded: dict[str, ImageSet] = {}
+
+    def __call__(self, split: str) -> ImageSet:
+        """Return the images of a split.
+
+        Raises:
+            DataError: images that cannot be used; the message says why.
+        """
+        if split not in self._loaded:
+            self._load(split)
+        return self._loaded[split]
+
+    def title(self, split: str) -> str:
+        """Return a split's name with that of its set, ``"mnist/train"``."""
+        return f"{self(split).name}/{split.removeprefix('photographs/')}"
+
+    def _load(self, split: str) -> None:
+        chosen = self._settings
+        if split in HALVES:
+            train = self("train")
+            parts = halves(train.labels, generator("halves", chosen.seed))
+            self._loaded |= {half: subset(train, ids, half) for half, ids in zip(HALVES, parts, strict=True)}
+            return
+        prefix, name, size = "", chosen.data, chosen.size
+        if split.startswith("photographs/"):
+            prefix, name, size = "photographs/", chosen.photographs or chosen.data, chosen.photo_size
+            if chosen.photographs is None:
+                size = min(size, _STAND_IN_SIZE)
+        pair = {part: sources.load(name, part, data_dir=self._data_dir, size=size) for part in ("train", "test")}
+        _check_splits(name, pair)
+        self._loaded |= {prefix + part: images for part, images in pair.items()}
+
+
+def _photographs(settings: Settings, data_dir: str | os.PathLike[str] | None) -> str | None:
+    """Return the set of photographs a run uses: the one asked for, the usual one where it is at hand, or none."""
+    if settings.photographs is not None:
+        return settings.photographs
+    return PHOTOGRAPHS if PHOTOGRAPHS in sources.names(data_dir) else None
+
+
+def _splits_of(cell: Cell) -> set[str]:
+    """Return the splits that a cell and all it needs read."""
+    found: set[str] = set()
+    seen: set[int] = set()
+    waiting = [cell]
+    while waiting:
+        now = waiting.pop()
+        if id(now) not in seen:
+            seen.add(id(now))
+            found |= set(now.data)
+            waiting += now.needs.values()
+    return found
+
+
 def _check(settings: Settings) -> None:
-    for name, value in (("images", settings.images), ("nets", settings.nets)):
+    for name, value in (("images", settings.images), ("nets", settings.nets), ("photo_size", settings.photo_size)):
         if value < 1:
             raise InputError(f"{name}: expected at least 1, got {value}; the default is {getattr(Settings(), name)}")
     if not settings.data:
         raise InputError("data: the name is empty; name a set, for example digits")
 
 
-def _check_splits(name: str, splits: Mapping[str, Images]) -> None:
+def _check_splits(name: str, splits: Mapping[str, ImageSet]) -> None:
     """Refuse splits that are not of one kind: a net could not be tested, or would be tested on other classes."""
     train, test = splits["train"], splits["test"]
     shapes = [tuple(images.images.shape[1:]) for images in (train, test)]
@@ -234,7 +298,8 @@ def _command(
     for field in dataclasses.fields(Settings):
         value = getattr(settings, field.name)
         if value != getattr(standard, field.name):
-            words += [f"--{field.name}", str(value)]
+            flag = f"--{field.name.replace('_', '-')}"
+            words += [flag] if value is True else [flag, str(value)]
     if data_dir is not None:
         words += ["--data-dir", os.fspath(data_dir)]
     if device.type != "cpu":

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from intriguing.errors import InputError
 from intriguing.experiments import distortion, gallery, transfer
-from intriguing.experiments.distortion import attacked_images
+from intriguing.experiments.cells import attacked_images
 from intriguing.records import Inputs, Record
 from intriguing.training.recipes import train
 

@@ -119,5 +119,5 @@ def test_a_split_without_a_hash_is_named() -> None:
 
 def test_other_code_gives_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     before = Cell("m:f").key({})
-    monkeypatch.setattr("intriguing.studies.spec.code_hash", lambda: "other code")
+    monkeypatch.setattr("intriguing.studies.spec.code_hash", lambda function: f"other code of {function}")
     assert Cell("m:f").key({}) != before

@@ -10,7 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from intriguing.data.sets import ImageSet, assemble
 from intriguing.errors import InputError
+
+HALVES = ("P1", "P2")
 
 
 def halves(labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -38,6 +41,12 @@ def halves(labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     _check(labels, 2)
     line = _by_class(labels, generator)
     return line[0::2].sort().values, line[1::2].sort().values
+
+
+def subset(images: ImageSet, ids: Tensor, split: str) -> ImageSet:
+    """Return the images `ids` (N,) of a set, as the split of that name, with a hash of their own."""
+    notes = {**images.notes, "part": f"{len(ids):,} of the {len(images):,} images of {images.split}"}
+    return assemble(images.name, split, images.images[ids], images.labels[ids], images.classes, recipe="", notes=notes)
 
 
 def sample(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -16,29 +16,15 @@ from torch import Tensor
 from intriguing.attacks.lbfgs import LBFGS
 from intriguing.attacks.noise import gaussian_of_norm
 from intriguing.attacks.result import AttackResult, AttackStatus, Phase
-from intriguing.errors import InputError
 from intriguing.experiments import statistics
+from intriguing.experiments.cells import attacked_images, cell, measured, model_of
 from intriguing.experiments.statistics import Estimate
-from intriguing.nets.load import Model
-from intriguing.records import Images, Inputs, Record
+from intriguing.records import Inputs, Record
 from intriguing.rng import generator
-from intriguing.training.recipes import restore
 
 RANDOM = "mean distortion, random target"
 NEAREST = "mean distortion, nearest target"
 FARTHEST = "mean distortion, farthest target"
-
-
-def attacked_images(data: Images, count: int, seed: int) -> Tensor:
-    """Return which images are attacked: (count,) sorted ids, the same for every net of a run.
-
-    Raises:
-        InputError: more images than the set has.
-    """
-    total = len(data.labels)
-    if not 1 <= count <= total:
-        raise InputError(f"images: expected 1 to {total}, the size of the set, got {count}")
-    return torch.randperm(total, generator=generator("attacked images", seed))[:count].sort().values
 
 
 def attack(
@@ -149,29 +135,6 @@ def table_1(
             "findings": _findings(cells),
         }
     )
-
-
-def model_of(record: Record, net: str, data: Images, device: torch.device) -> Model:
-    """Return a trained net as a `Model` on `device`."""
-    shape = tuple(data.images.shape[1:])
-    module = restore(record, net, shape, len(data.classes))
-    return Model(module.to(device), name=net)
-
-
-def measured(estimate: Estimate) -> dict[str, Any]:
-    """Return an estimate as the fields of a results cell."""
-    return {"measured": estimate.measured, "n": estimate.n, "low": estimate.low, "high": estimate.high}
-
-
-def cell(
-    row: str, column: str, estimate: Estimate, function: Any, control: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return one sampled cell of a table, naming the function that computed it."""
-    entry = {"row": row, "column": column, "kind": "sampled", **measured(estimate)}
-    entry["code"] = f"{function.__module__}:{function.__qualname__}"
-    if control is not None:
-        entry["control"] = dict(control)
-    return entry
 
 
 def _counts(result: AttackResult) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from intriguing import norms
 from intriguing.attacks.noise import gaussian, gaussian_of_norm
 from intriguing.experiments import statistics
-from intriguing.experiments.distortion import attacked_images, cell, measured, model_of
+from intriguing.experiments.cells import attacked_images, cell, measured, model_of
 from intriguing.records import Images, Inputs, Record
 from intriguing.rng import generator
 

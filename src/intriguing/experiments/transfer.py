@@ -16,7 +16,7 @@ from torch import Tensor
 from intriguing import norms
 from intriguing.attacks.noise import gaussian, gaussian_of_norm, rescaled
 from intriguing.experiments import statistics
-from intriguing.experiments.distortion import attacked_images, cell, measured, model_of
+from intriguing.experiments.cells import attacked_images, cell, measured, model_of
 from intriguing.nets.load import Model
 from intriguing.records import Inputs, Record
 from intriguing.rng import generator

@@ -5,6 +5,7 @@ A study is data. It computes nothing at import; `run` executes its cells and `re
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import json
@@ -14,9 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from intriguing.errors import InputError
-
-_MEASURING = ("attacks", "data", "experiments", "nets", "optim", "training")
-_MEASURING_MODULES = ("floating", "norms", "records", "rng")
 
 Verdict = Literal["agrees", "same direction", "differs", "not printed"]
 
@@ -29,7 +27,8 @@ class Cell:
         function: where the code is, ``"package.module:name"``; called as ``name(inputs, **settings)``.
         settings: JSON-able keyword arguments.
         needs: cells whose records the function reads, by name.
-        data: which splits it reads, by split name (``"train"``, ``"test"``).
+        data: which splits it reads: ``"train"``, ``"test"``, their halves ``"P1"`` and ``"P2"`` of the training
+            set, ``"photographs/train"``, ``"photographs/test"``.
         label: what a progress line calls it; not part of the key.
     """
 
@@ -48,7 +47,7 @@ class Cell:
         if id(self) in known:
             return known[id(self)]
         spec = {
-            "code": code_hash(),
+            "code": code_hash(self.function),
             "function": self.function,
             "settings": dict(self.settings),
             "needs": {name: cell._key(data_hashes, known) for name, cell in sorted(self.needs.items())},
@@ -76,13 +75,27 @@ class Printed:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user chooses for a whole run of a study."""
+    """What a user chooses for a whole run of a study.
+
+    Attributes:
+        data: name of the set of images.
+        images: how many of them are attacked.
+        seed: of everything random.
+        nets: nets trained per recipe that depends on a seed.
+        size: side in pixels, for images of unequal size.
+        photographs: name of the colour photographs for the large nets; None: the set `data` stands in for them.
+        photo_size: their side in pixels.
+        full: every arm of every comparison, at least five seeds each, where the default takes a few.
+    """
 
     data: str = "digits"
     images: int = 256
     seed: int = 0
     nets: int = 5
     size: int | None = None
+    photographs: str | None = None
+    photo_size: int = 112
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,7 @@ class Exhibit:
         reading: how to read ours: what to see and why it matters.
         source: section and table of the paper.
         cell: settings -> the cell that computes it.
+        part: the part of the page it stands in.
         printed: (row, column) -> the printed value.
         orderings: lists of (row, column) whose measured values the study expects to rise strictly.
     """
@@ -109,6 +123,7 @@ class Exhibit:
     reading: str
     source: str
     cell: Callable[[Settings], Cell]
+    part: str = ""
     printed: Mapping[tuple[str, str], Printed] = field(default_factory=dict)
     orderings: tuple[tuple[tuple[str, str], ...], ...] = ()
 
@@ -132,19 +147,51 @@ class Study:
 
 
 @functools.cache
-def code_hash() -> str:
-    """Return the SHA-256 of the source of every module that a measured number can depend on.
+def code_hash(function: str) -> str:
+    """Return the SHA-256 of the source of every module of ours that a cell's function can reach by imports.
 
-    A changed line in the solver, an attack, a net, a trainer or an experiment makes new keys, so that no result of
-    older code is taken for one of newer code; a change of the report or the command line does not.
+    A changed line in the solver makes new keys for every attack, and none for a net that was trained without it:
+    no result of older code is taken for one of newer code, and nothing else is computed again.
+
+    Args:
+        function: ``"package.module:name"``. One that is not ours, or not there, has the hash of nothing.
     """
-    root = Path(__file__).parents[1]
-    files = [path for part in _MEASURING for path in sorted((root / part).rglob("*.py"))]
-    files += [root / f"{name}.py" for name in _MEASURING_MODULES]
+    reached: dict[str, bytes] = {}
+    waiting = [function.partition(":")[0]]
+    while waiting:
+        module = waiting.pop()
+        path = _source(module)
+        if path is None or module in reached:
+            continue
+        reached[module] = path.read_bytes()
+        waiting += _imports(ast.parse(reached[module]))
     digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for module in sorted(reached):
+        digest.update(module.encode() + b"\0" + reached[module] + b"\0")
     return digest.hexdigest()
+
+
+def _source(module: str) -> Path | None:
+    """Return the file of a module of this package, or None."""
+    root = Path(__file__).parents[1]
+    top, *rest = module.split(".")
+    if top != root.name:
+        return None
+    place = root.joinpath(*rest)
+    return next((path for path in (place / "__init__.py", place.with_suffix(".py")) if path.is_file()), None)
+
+
+def _imports(tree: ast.Module) -> list[str]:
+    """Return the modules that a module imports anywhere in it; those of other packages are left to `_source`."""
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # A name may be a module of its own; if it is not, it comes from the module named.
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [name if _source(name) else node.module for name in inner]
+    return found
 
 
 def verdict(measured: float, low: float, high: float, printed: Printed | None, *, ordered: bool) -> Verdict:

@@ -53,17 +53,18 @@ and mean minimal distortion 0.027; with it 2.9% and 0.083; printed 1.9% and 0.08
 _SPARSITY_WEIGHTS = {"kl": 3.0, "l1": 0.1, "none": 0.0}  # kl: D14; l1: chosen on MNIST
 
 
-def train(inputs: Inputs, *, net: str, seed: int, **hyper: Any) -> Record:
+def train(inputs: Inputs, *, net: str, seed: int, learn: str = "train", **hyper: Any) -> Record:
     """Train one of the paper's nets; the cell function of every trained net.
 
     The result depends on the images, `net`, `seed` and `hyper` alone; the global random state is neither read
     nor changed. On one thread it repeats bit for bit.
 
     Args:
-        inputs: ``data("train")`` is learnt, ``data("test")`` only measured; both (N, C, H, W) in [0, 1].
+        inputs: ``data(learn)`` is learnt, ``data("test")`` only measured; both (N, C, H, W) in [0, 1].
             ``progress`` is called after each epoch (or iteration, for the convex nets).
         net: a key of `nets.NETS`.
         seed: decides the initial weights and the order of images. The convex nets do not depend on it.
+        learn: the split that is learnt: ``"train"``, or one of its halves ``"P1"`` and ``"P2"``.
         **hyper: replaces entries of ``RECIPES[recipe]``, or ``decay``, the lambdas by layer (E15).
 
     Returns:
@@ -87,7 +88,7 @@ def train(inputs: Inputs, *, net: str, seed: int, **hyper: Any) -> Record:
         raise UnknownNameError("net", net, NETS)
     spec = NETS[net]
     recipe = _settings(net, spec, hyper)
-    train_set, test_set = _checked(inputs.data("train"), "train"), _checked(inputs.data("test"), "test")
+    train_set, test_set = _checked(inputs.data(learn), learn), _checked(inputs.data("test"), "test")
     shape, classes = tuple(train_set.images.shape[1:]), len(train_set.classes)
     generator = rng.generator(f"train/{net}", seed)
     module = build(net, shape, classes, generator=generator).to(inputs.device)
