@@ -1,4 +1,4 @@
-"""One small finished run of the whole study, shared by every test that needs one, and ways to look at runs."""
+"""One small finished run of three exhibits, shared by every test that needs one, and ways to look at runs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from intriguing.studies.spec import Settings
 SETTINGS = Settings(images=8, nets=1)
 OPTIONS = ("--images", "8", "--nets", "1")
 TABLES = {"table-1": 36, "table-2": 118, "figure-7": 8}  # how many cells each has
+NAMES = tuple(TABLES)
 _START = "import sys; from intriguing.cli import main; sys.argv[0] = 'intriguing'; main()"
 
 
@@ -27,7 +28,7 @@ def finished(factory: pytest.TempPathFactory) -> Path:
     """Return the run, made by whichever test asks first; no test may write to it."""
     folder = factory.getbasetemp() / "small run"
     if not (folder / "report.html").exists():
-        workflow.reproduce((), SETTINGS, out=folder, workers=1)
+        workflow.reproduce(NAMES, SETTINGS, out=folder, workers=1)
     return folder
 
 
@@ -41,12 +42,12 @@ def copied(run: Path, place: Path, *, without: str | None = None) -> Path:
 
 
 def reproduce(folder: Path, *names: str, **options: Any) -> tuple[workflow.Outcome, list[str], list[Damage]]:
-    """Run in this process; also return the labels of the cells that were computed, and the damage found."""
+    """Run in this process, all three if none is named; return what was computed and what was damaged."""
     computed: list[str] = []
     found: list[Damage] = []
     settings = options.pop("settings", SETTINGS)
     outcome = workflow.reproduce(
-        names,
+        names or NAMES,
         settings,
         out=folder,
         workers=1,

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+import intriguing
 import small_run
 from intriguing import cli, workflow
 from intriguing.errors import UnknownNameError
 from intriguing.store import Store
-from small_run import OPTIONS
+from small_run import NAMES, OPTIONS
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -102,6 +103,35 @@ def test_what_the_parser_refuses_is_explained_with_exit_code_2(
     assert list(Path().iterdir()) == []
 
 
+def test_the_version_is_told(run: Call) -> None:
+    assert run("--version") == (0, f"intriguing {intriguing.__version__}\n", "")
+
+
+def test_without_a_command_the_help_is_shown_and_no_error(run: Call) -> None:
+    code, out, err = run()
+    assert code == 2
+    assert "reproduce" in out + err
+    assert "Error" not in out + err
+
+
+def test_a_report_can_be_kept_as_text(run: Call, finished: Path, tmp_path: Path) -> None:
+    folder = small_run.copied(finished, tmp_path / "run")
+    assert run("report", folder, "--markdown", tmp_path / "kept" / "record.md")[0] == 0
+    text = (tmp_path / "kept" / "record.md").read_text()
+    numbers = small_run.numbers(folder)
+    for (_, row, column), (measured, low, high, n) in numbers.items():
+        line = next(line for line in text.splitlines() if line.startswith(f"| {row} | {column} |"))
+        if n > 1 and low != high:
+            assert f"| {measured:.4g} | {low:.4g} to {high:.4g} | {n} |" in line
+    assert "## Seconds of computation" in text
+    assert "| train FC100-100-10, seed 0 |" in text
+    place = tmp_path / "in the way"
+    place.write_text("")
+    code, _, err = run("report", folder, "--markdown", place / "record.md")
+    assert code == 2
+    assert "could not be written" in err
+
+
 def test_debug_shows_where_an_error_came_from(run: Call) -> None:
     code, _, err = run("reproduce", "tabel-1", "--debug")
     assert code == 2
@@ -150,7 +180,7 @@ def test_list_names_everything_that_can_be_asked_for(run: Call, tmp_path: Path) 
 def test_a_finished_run_is_found_again_and_summed_up(run: Call, finished: Path, tmp_path: Path) -> None:
     folder = small_run.copied(finished, tmp_path / "run")
     before = small_run.created(folder)
-    code, out, err = run("reproduce", *OPTIONS, "--out", folder)
+    code, out, err = run("reproduce", *NAMES, *OPTIONS, "--out", folder)
     assert code == 0
     assert err == ""  # nothing was computed, so there is no progress
     lines = out.splitlines()
@@ -164,7 +194,7 @@ def test_progress_is_plain_lines_without_a_terminal_and_nothing_when_quiet(
 ) -> None:
     for place, options in (("loud", []), ("quiet", ["--quiet"])):
         folder = small_run.copied(finished, tmp_path / place, without="figure 7")
-        code, out, err = run("reproduce", *OPTIONS, "--out", folder, *options)
+        code, out, err = run("reproduce", *NAMES, *OPTIONS, "--out", folder, *options)
         assert code == 0
         assert len(out.splitlines()) == 3
         if options:
@@ -178,7 +208,7 @@ def test_damage_is_told_in_one_line(run: Call, finished: Path, tmp_path: Path) -
     folder = small_run.copied(finished, tmp_path / "run")
     key = small_run.key_of(folder, "figure 7")
     small_run.flip(folder / "cells" / key / "values.json")
-    code, _, err = run("reproduce", *OPTIONS, "--out", folder, "--quiet")
+    code, _, err = run("reproduce", *NAMES, *OPTIONS, "--out", folder, "--quiet")
     assert code == 0
     assert err.startswith(f"Computed again: cell {key} is damaged: values.json does not match its checksum.")
     assert len(err.splitlines()) == 1
@@ -214,7 +244,7 @@ def test_a_file_in_the_way_is_refused(run: Call, place: str) -> None:
 def test_the_default_folder_is_named_after_study_and_data(run: Call, finished: Path) -> None:
     Path("runs").mkdir()
     small_run.copied(finished, Path("runs/szegedy2014-digits"))
-    code, out, err = run("reproduce", *OPTIONS)
+    code, out, err = run("reproduce", *NAMES, *OPTIONS)
     assert (code, err) == (0, "")
     assert "runs/szegedy2014-digits/report.html" in out
 

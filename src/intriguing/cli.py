@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from intriguing import __version__
 from intriguing.errors import IntriguingError
 
 app = typer.Typer(
@@ -31,6 +32,21 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of image sets, looked up first (else INTRIGUING_DATA).", show_default=False)
 ]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _out.print(f"intriguing {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """The blind spots of image classifiers, measured."""
 
 
 @app.command()
@@ -99,12 +115,15 @@ def reproduce(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder, as --out named it.")],
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write every number into this text file too.", show_default=False)
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Write a run's report again from what is stored."""
     from intriguing import workflow
 
-    _summary(workflow.report(folder))
+    _summary(workflow.report(folder, markdown=markdown))
 
 
 @app.command("list")
@@ -150,7 +169,11 @@ def main() -> None:
         # The parser's errors say themselves what is wrong; anything else is our mistake and keeps its traceback.
         if not hasattr(error, "format_message"):
             raise
-        _errors.print(f"[bold red]Error:[/] {escape(error.format_message())} (see intriguing --help)")
+        message = error.format_message()
+        if message.startswith("Usage:"):  # no command at all: the help is the answer
+            _errors.print(escape(message))
+        else:
+            _errors.print(f"[bold red]Error:[/] {escape(message)} (see intriguing --help)")
         sys.exit(_USAGE)
     sys.exit(code or 0)
 

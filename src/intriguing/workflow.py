@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from intriguing.data.split import HALVES, subset
 from intriguing.errors import DataError, InputError, StoreError, UnknownNameError
 from intriguing.records import Record
 from intriguing.report import page
+from intriguing.report import record as record_text
 from intriguing.rng import generator
 from intriguing.run import results as results_document
 from intriguing.run.environment import environment
 from intriguing.run.events import Event
 from intriguing.run.execute import execute
+from intriguing.store.files import write_atomic
 from intriguing.store.folder import Damage, Store
 from intriguing.studies import STUDIES
 from intriguing.studies.spec import Cell, Exhibit, Settings, Study
@@ -118,8 +120,12 @@ def reproduce(
         return _write(folder, study, exhibits, settings, by_name, run)
 
 
-def report(folder: str | os.PathLike[str]) -> Outcome:
+def report(folder: str | os.PathLike[str], *, markdown: str | os.PathLike[str] | None = None) -> Outcome:
     """Write the page of a run again from what is stored; nothing is computed.
+
+    Args:
+        folder: a run folder.
+        markdown: where to write every number as a text of tables too.
 
     Raises:
         StoreError: not a run folder, or cells are missing or damaged.
@@ -141,7 +147,12 @@ def report(folder: str | os.PathLike[str]) -> Outcome:
                     "to compute what is missing"
                 )
             records[exhibit.name] = record
-    return _write(path, study, exhibits, settings, records, run)
+        seconds = _seconds(store, run["cells"].values())
+    outcome = _write(path, study, exhibits, settings, records, run)
+    if markdown is not None:
+        text = record_text.build(study, outcome.document, command=str(run.get("command", "")), seconds=seconds)
+        _write_text(Path(markdown), text)
+    return outcome
 
 
 def choose(names: Sequence[str]) -> tuple[Study, list[Exhibit]]:
@@ -165,6 +176,30 @@ def choose(names: Sequence[str]) -> tuple[Study, list[Exhibit]]:
         if name not in known:
             raise UnknownNameError("table or figure", name, known)
     return study, [exhibit for exhibit in study.exhibits if exhibit.name in asked]
+
+
+def _seconds(store: Store, keys: Iterable[str]) -> dict[str, float]:
+    """Return label -> seconds of the cells `keys` and of all they needed."""
+    taken: dict[str, float] = {}
+    seen: set[str] = set()
+    waiting = list(keys)
+    while waiting:
+        key = waiting.pop()
+        meta = store.meta(key) if key not in seen else None
+        seen.add(key)
+        if meta is not None:
+            taken[str(meta["label"])] = taken.get(str(meta["label"]), 0.0) + float(meta["seconds"])
+            waiting += meta["needs"].values()
+    return taken
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(os.fspath(path), (text + "\n").encode())
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise StoreError(f"{path} could not be written: {reason}; name another file") from error
 
 
 def _write(

@@ -41,8 +41,17 @@ def cell(row: str, measured: float, **more: Any) -> dict[str, Any]:
         "low": measured - 0.01,
         "high": measured + 0.01,
         "code": "m:f",
+        "control": {"label": "chance", "measured": 0.9},
         **more,
     }
+
+
+def test_a_sampled_number_without_a_control_is_no_claim() -> None:
+    alone = cell("a", 0.2)
+    del alone["control"]
+    with pytest.raises(InputError, match="a sampled cell of table-1 has no control"):
+        compose(exhibit(), alone)
+    assert compose(exhibit(), {**alone, "kind": "exact", "n": 1})["cells"]
 
 
 def compose(table: Exhibit, *cells: dict[str, Any], **meta: Any) -> dict[str, Any]:

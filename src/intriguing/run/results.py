@@ -20,7 +20,7 @@ from intriguing.studies.spec import Exhibit, Settings, Study, verdict
 SCHEMA = 1
 
 _REQUIRED = ("row", "column", "kind", "measured", "n", "low", "high", "code")
-_OPTIONAL = ("control", "p", "title", "note")
+_OPTIONAL = ("control", "p", "title", "note", "unit")
 _KINDS = ("sampled", "exact")
 
 
@@ -102,6 +102,8 @@ def _measured(exhibit: Exhibit, record: Record) -> dict[tuple[str, str], Mapping
             raise InputError(f"a cell of {exhibit.name} lacks {', '.join(missing)}: {dict(cell)}")
         if cell["kind"] not in _KINDS:
             raise InputError(f"a cell of {exhibit.name} is of kind {cell['kind']!r}; expected {_KINDS}")
+        if cell["kind"] == "sampled" and "control" not in cell:
+            raise InputError(f"a sampled cell of {exhibit.name} has no control: {dict(cell)}; say what it is held against")
         place = (cell["row"], cell["column"])
         if place in measured:
             raise InputError(f"{exhibit.name} has two cells for row {place[0]!r}, column {place[1]!r}")

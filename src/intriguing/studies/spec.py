@@ -130,13 +130,18 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class Study:
-    """A paper as exhibits, in the paper's order."""
+    """A paper as exhibits, in the paper's order.
+
+    Attributes:
+        parts: the parts of the page and a sentence on each, in order; an exhibit names the one it stands in.
+    """
 
     name: str
     title: str
     citation: str
     summary: str
     exhibits: tuple[Exhibit, ...]
+    parts: Mapping[str, str] = field(default_factory=dict)
 
     def exhibit(self, name: str) -> Exhibit:
         """Return the exhibit called `name`."""

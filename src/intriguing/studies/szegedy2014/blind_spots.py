@@ -1,21 +1,23 @@
-"""Szegedy, Zaremba, Sutskever, Bruna, Erhan, Goodfellow, Fergus: Intriguing properties of neural networks.
-
-arXiv:1312.6199, ICLR 2014. Every printed value carries a mark: "v" checked against the running text, "s"
-second-hand and confirmed by an independent reading, "m" from memory.
-"""
+"""Section 4.2: how near the nearest mistake is, and whose it is. Tables 1 and 2, Figure 7."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from intriguing.experiments import distortion, gallery, transfer
-from intriguing.studies.spec import Cell, Exhibit, Printed, Settings, Study
+from intriguing.studies.spec import Cell, Exhibit, Printed, Settings
+from intriguing.studies.szegedy2014.cells import (
+    AUTOENCODER,
+    NETS,
+    SIGMOID,
+    SOFTMAX,
+    attack,
+    percents,
+    pool,
+    sparsity_of,
+    train,
+)
 
-SOFTMAX = ("FC10(1e-4)", "FC10(1e-2)", "FC10(1)")
-SIGMOID = ("FC100-100-10", "FC200-200-10")
-AUTOENCODER = "AE400-10"
-NETS = (*SOFTMAX, *SIGMOID, AUTOENCODER)
 # What made the autoencoder sparse is not printed. DEVIATION: a Kullback-Leibler penalty, its rivals beside it.
 SPARSITY = {
     "kl": "Kullback-Leibler penalty towards a mean activation of 0.05",
@@ -28,31 +30,6 @@ LOUD = 1.0
 FIGURE_NETS = ("FC10(1e-4)", "FC200-200-10")
 
 
-def _train(net: str, settings: Settings, index: int = 0, sparsity: str | None = None) -> Cell:
-    """Return the cell that trains a net; the convex softmax nets do not depend on the seed."""
-    seed = 0 if net in SOFTMAX else settings.seed + index
-    chosen: dict[str, Any] = {"net": net, "seed": seed}
-    if sparsity is not None:
-        chosen["sparsity"] = sparsity
-    label = f"train {net}" + (f", {sparsity}" if sparsity else "") + (f", seed {seed}" if net in SIGMOID else "")
-    return Cell("intriguing.training.recipes:train", chosen, data=("train", "test"), label=label)
-
-
-def _attack(net: str, settings: Settings, trained: Cell, target: str) -> Cell:
-    chosen = {"net": net, "images": settings.images, "seed": settings.seed, "target": target}
-    return Cell(
-        "intriguing.experiments.distortion:attack",
-        chosen,
-        needs={"net": trained},
-        data=("train",),
-        label=f"attack {trained.label.removeprefix('train ')}, {target} target" + ("s" if target == "all" else ""),
-    )
-
-
-def _sparsity(net: str) -> str | None:
-    return "kl" if net == AUTOENCODER else None
-
-
 def _table_1(settings: Settings) -> Cell:
     needs: dict[str, Cell] = {}
     rows: list[dict[str, Any]] = []
@@ -60,31 +37,22 @@ def _table_1(settings: Settings) -> Cell:
         keys = []
         for index in range(settings.nets if net in SIGMOID else 1):
             key = f"{net}/{index}"
-            trained = _train(net, settings, index, _sparsity(net))
+            trained = train(net, settings, index, sparsity_of(net))
             needs[f"{key}/net"] = trained
-            needs[f"{key}/random"] = _attack(net, settings, trained, "random")
-            needs[f"{key}/all"] = _attack(net, settings, trained, "all")
+            needs[f"{key}/random"] = attack(net, settings, trained, "random")
+            needs[f"{key}/all"] = attack(net, settings, trained, "all")
             keys.append(key)
         rows.append({"name": net, "keys": keys})
     variants: list[dict[str, Any]] = []
     for sparsity, sentence in SPARSITY.items():
         key = f"{AUTOENCODER}/{sparsity}"
-        trained = _train(AUTOENCODER, settings, sparsity=sparsity)
+        trained = train(AUTOENCODER, settings, sparsity=sparsity)
         needs[f"{key}/net"] = trained
-        needs[f"{key}/random"] = _attack(AUTOENCODER, settings, trained, "random")
+        needs[f"{key}/random"] = attack(AUTOENCODER, settings, trained, "random")
         variants.append({"name": sentence, "keys": [key], "printed": 0.086})
     chosen = {"rows": rows, "variants": variants, "seed": settings.seed}
     splits = ("train", "test")
     return Cell("intriguing.experiments.distortion:table_1", chosen, needs=needs, data=splits, label="table 1")
-
-
-def _pool(names: tuple[str, ...], settings: Settings) -> dict[str, Cell]:
-    needs = {}
-    for net in names:
-        trained = _train(net, settings, sparsity=_sparsity(net))
-        needs[f"{net}/net"] = trained
-        needs[f"{net}/random"] = _attack(net, settings, trained, "random")
-    return needs
 
 
 def _table_2(settings: Settings) -> Cell:
@@ -95,7 +63,7 @@ def _table_2(settings: Settings) -> Cell:
         "stds": list(STDS),
         "distortion": EQUAL_DISTORTION,
     }
-    needs = _pool(NETS, settings)
+    needs = pool(NETS, settings)
     return Cell("intriguing.experiments.transfer:table_2", chosen, needs=needs, data=("train",), label="table 2")
 
 
@@ -108,21 +76,8 @@ def _figure_7(settings: Settings) -> Cell:
         "magnify": 3.0,
         "shown": 10,
     }
-    needs = _pool(FIGURE_NETS, settings)
+    needs = pool(FIGURE_NETS, settings)
     return Cell("intriguing.experiments.gallery:figure_7", chosen, needs=needs, data=("train",), label="figure 7")
-
-
-def _percents(lines: Mapping[str, str], columns: tuple[str, ...]) -> dict[tuple[str, str], Printed]:
-    """Read lines of percentages with their marks, ``"100s 11.7m"``, as fractions."""
-    printed = {}
-    for row, line in lines.items():
-        for column, word in zip(columns, line.split(), strict=True):
-            if word == "-":
-                continue
-            text, mark = word[:-1], word[-1]
-            decimals = len(text.partition(".")[2])
-            printed[row, column] = Printed(float(text) / 100, mark, 10.0**-decimals / 100)
-    return printed
 
 
 _ERRORS_1 = {
@@ -156,12 +111,12 @@ _TRANSFER_2 = {
 _NOISE_2 = tuple(transfer.noise_row(std) for std in STDS)
 
 _PRINTED_1 = {
-    **_percents(_ERRORS_1, ("train error", "test error")),
+    **percents(_ERRORS_1, ("train error", "test error")),
     **{(net, distortion.RANDOM): value for net, value in _DISTORTION_1.items()},
     **{(net, "found"): Printed(1.0, "v", 0.01) for net in NETS},
 }
 _PRINTED_2 = {
-    **_percents(_TRANSFER_2, NETS),
+    **percents(_TRANSFER_2, NETS),
     **{(net, transfer.DISTORTION): value for net, value in _DISTORTION_1.items()},
     **{(transfer.noise_row(std), transfer.DISTORTION): Printed(std, "s", 0.1) for std in STDS},
 }
@@ -226,15 +181,4 @@ FIGURE_7 = Exhibit(
     source="section 4.2, Figure 7",
     cell=_figure_7,
     printed=_PRINTED_7,
-)
-
-SZEGEDY_2014 = Study(
-    name="szegedy2014",
-    title="Intriguing properties of neural networks",
-    citation="C. Szegedy, W. Zaremba, I. Sutskever, J. Bruna, D. Erhan, I. Goodfellow, R. Fergus. "
-    "Intriguing properties of neural networks. ICLR 2014, arXiv:1312.6199.",
-    summary="In 2014 a paper showed that for nearly every image a change too small to see, but not random, makes a "
-    "neural network answer wrongly, and that the same change fools other networks. This page measures those claims "
-    "again.",
-    exhibits=(TABLE_1, TABLE_2, FIGURE_7),
 )
