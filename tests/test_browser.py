@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import small_run
-
-sys.path.append(str(Path(__file__).parent / "report"))  # where the browser's driver lives
-
 import chromium
+import small_run
 
 pytestmark = pytest.mark.browser
 
@@ -78,7 +74,7 @@ def test_without_script_the_words_and_numbers_are_the_same(browser: chromium.Chr
             browser.call("Emulation.setScriptExecutionDisabled", value=False)
         words[disabled] = " ".join(answer["result"]["value"].split())
     assert words[True] == words[False]
-    assert "intriguing reproduce --images 8 --nets 1 --out" in words[True]
+    assert f"intriguing reproduce {' '.join(small_run.NAMES)} --images 8 --nets 1 --out" in words[True]
     assert "nan" not in words[True].lower().split()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import sample_parts
 import torch
 from sklearn.datasets import load_digits
 
@@ -106,7 +107,9 @@ STUDY = Study(
         "today’s optimiser, "
         "every number beside the one they printed."
     ),
+    parts=sample_parts.PARTS,
     exhibits=(
+        *sample_parts.FIRST,
         Exhibit(
             name="table-1",
             title="How near is the nearest adversarial example?",
@@ -121,6 +124,7 @@ STUDY = Study(
             ),
             source="Section 4.2, Table 1",
             cell=_cell_1,
+            part=sample_parts.BLIND,
             printed=_printed_1(),
             orderings=(ORDER,),
         ),
@@ -137,6 +141,7 @@ STUDY = Study(
             ),
             source="Section 4.2, Table 2",
             cell=_cell_2,
+            part=sample_parts.BLIND,
             printed=_printed_2(),
         ),
         Exhibit(
@@ -152,6 +157,7 @@ STUDY = Study(
             ),
             source="Section 4.2, Figure 7",
             cell=_cell_7,
+            part=sample_parts.BLIND,
         ),
         Exhibit(
             name="table-4",
@@ -160,7 +166,9 @@ STUDY = Study(
             reading="",
             source="Section 4.2, Table 4",
             cell=_cell_7,
+            part=sample_parts.BLIND,
         ),
+        *sample_parts.REST,
     ),
 )
 
@@ -170,7 +178,9 @@ def _entry(
 ) -> dict[str, Any]:
     printed = STUDY.exhibit(table).printed.get((row, column))
     low, high = max(0.0, measured - half), measured + half
-    if "distortion" not in column:
+    if "log10" in column:
+        low = measured - half
+    elif table != "table-5" and "distortion" not in column:
         high = min(1.0, high)
     ordered = (row, column) in ORDER or (table == "table-2" and row in NETS)
     return {
@@ -300,7 +310,7 @@ def _gallery(rng: np.random.Generator, count: int = 8) -> tuple[dict[str, Any], 
 
 
 def sample() -> tuple[Study, dict[str, Any], dict[str, Record]]:
-    """Return a study, its results.json document, and the records of three of its exhibits."""
+    """Return a study, its results.json document, and the records of all exhibits but one."""
     rng = np.random.default_rng(0)
     one, two = _cells_1(), _cells_2(rng)
     seven = [
@@ -465,7 +475,9 @@ def sample() -> tuple[Study, dict[str, Any], dict[str, Record]]:
         "printed": 0.014,
         "mark": "m",
     }
-    return STUDY, {"schema": 1, "run": run, "cells": one + two + seven, "unmeasured": [left]}, records
+    more, others = sample_parts.fill(_entry, rng)
+    document = {"schema": 1, "run": run, "cells": one + two + seven + more, "unmeasured": [left]}
+    return STUDY, document, {**records, **others}
 
 
 COMMAND = "intriguing reproduce table-1 table-2 figure-7 --data mnist --images 256 --seed 0"

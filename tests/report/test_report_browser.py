@@ -1,9 +1,9 @@
 """The page as Chromium shows it: nothing overflows, nothing complains, nothing is fetched."""
 
-import chromium
 import pytest
 import sample_run
 
+import chromium
 from intriguing import report
 
 pytestmark = pytest.mark.browser
@@ -27,7 +27,7 @@ def browser(tmp_path_factory):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 390, 768, 1280, 1400])
+@pytest.mark.parametrize("width", [360, 375, 390, 768, 1280, 1400])
 def test_the_page_never_scrolls_sideways_complains_or_calls_out(browser, page, width, scheme):
     browser.open(page, width, scheme=scheme)
     assert browser.evaluate("document.documentElement.scrollWidth") == width
@@ -88,5 +88,65 @@ def test_everything_is_readable_without_script(browser, page):
         ]
     finally:
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
-    for text in ("14 agrees", "6.63–6.83", "Where this comes from", "ours 0.055", sample_run.COMMAND):
+    for text in ("14 agrees", "6.63–6.83", "Where this comes from", "ours 0.055", "Contents", sample_run.COMMAND):
         assert text in " ".join(words.split())
+
+
+def test_the_first_click_leads_to_a_functions_entry_and_its_source_opens(browser, page):
+    browser.open(page, 1280)
+    assert browser.evaluate("document.querySelectorAll('.function details[open]').length") == 0
+    browser.evaluate("document.querySelector('#figure-1 figure.cards .made a').click()")
+    entry = "document.querySelector(':target')"
+    assert browser.evaluate(f"{entry}.className") == "function"
+    assert browser.evaluate(f"{entry}.id") == "code-intriguing.report.images-encode"
+    browser.evaluate("new Promise((done) => setTimeout(done, 50))")
+    browser.evaluate(f"{entry}.querySelector('details').open || {entry}.querySelector('summary').click()")
+    assert browser.evaluate(f"{entry}.querySelector('pre').innerText.includes('def encode(')")
+    assert browser.evaluate(f"{entry}.getBoundingClientRect().top") < 200
+
+
+def test_the_list_of_contents_is_at_hand_everywhere_and_closes_when_used(browser, page):
+    for width in (390, 1280):
+        browser.open(page, width)
+        browser.evaluate("document.querySelector('#erratum-E7').scrollIntoView()")
+        summary = "document.querySelector('.toc > summary')"
+        assert 0 <= browser.evaluate(f"{summary}.getBoundingClientRect().top") < 30
+        browser.evaluate(f"{summary}.click()")
+        listed = browser.evaluate("[...document.querySelectorAll('.toc nav a')].map((a) => a.hash)")
+        sections = browser.evaluate("[...document.querySelectorAll('main > .exhibit')].map((s) => '#' + s.id)")
+        assert set(sections) <= set(listed)
+        box = "document.querySelector('.toc nav').getBoundingClientRect()"
+        assert browser.evaluate(f"{box}.height") > 300
+        assert browser.evaluate(f"{box}.right") <= width
+        assert browser.evaluate("document.documentElement.scrollWidth") == width
+        browser.evaluate("document.querySelector('.toc nav a[href=\"#table-1\"]').click()")
+        assert browser.evaluate("document.querySelector('.toc').open") is False
+        assert browser.evaluate("document.querySelector('#table-1').getBoundingClientRect().top") < 120
+
+
+def test_photographs_are_smooth_and_large_and_digits_have_hard_pixels(browser, page):
+    shown = """[...document.querySelectorAll('%s img')].map((i) =>
+      [getComputedStyle(i).imageRendering, i.offsetWidth, i.offsetHeight, i.complete && i.naturalWidth])"""
+    for width in (390, 1280):
+        browser.open(page, width)
+        photographs = browser.evaluate(shown % "#figure-5")
+        digits = browser.evaluate(shown % "#figure-1 .top")
+        assert {rendering for rendering, *_ in photographs} == {"auto"}
+        assert {rendering for rendering, *_ in digits} == {"pixelated"}
+        assert all(natural == 112 and w >= 70 and abs(w - h) <= 1 for _, w, h, natural in photographs)
+        assert all(natural == 8 and w >= 56 for _, w, _, natural in digits)
+
+
+def test_charts_keep_their_texts_readable_and_within_the_page(browser, page):
+    script = """[...document.querySelectorAll('.lines svg.chart')].filter((s) => s.getClientRects().length).map((s) => {
+      const texts = [...s.querySelectorAll('text')].map((t) => t.getBoundingClientRect());
+      const right = s.getBoundingClientRect().right;
+      return [Math.min(...texts.map((t) => t.height)), Math.max(...texts.map((t) => t.right)) - right];
+    })"""
+    for width in (375, 1280):
+        browser.open(page, width)
+        found = browser.evaluate(script)
+        assert len(found) == 2
+        for height, beyond in found:
+            assert height >= 9
+            assert beyond <= 2

@@ -10,7 +10,7 @@ TABLE_2 = sample_run.STUDY.exhibit("table-2")
 
 def _view(exhibit, picture, cells=(), tensors=None):
     record = Record({"figures": [picture]}, tensors or {})
-    return figures.figures(exhibit, "e", record, cells, images.Album(1_000_000, 10))[0]
+    return figures.figures(exhibit, "e", record, cells, images.Album(1_000_000, []))[0]
 
 
 def test_a_distribution_that_names_its_column_gets_print_and_mean_from_the_table():
@@ -60,3 +60,39 @@ def test_the_opening_shows_the_first_three_images_of_a_complete_row():
 def test_no_gallery_no_opening():
     assert figures.opening([_view(TABLE_1, _gallery(3))], "e") is None
     assert figures.opening([], "e") is None
+
+
+def test_the_opening_prefers_a_row_that_shows_a_change():
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.rand(1, 1, 8, 8, generator=generator)
+    tensors = {"a": plain, "b": (plain + 0.01).clamp(0, 1), "c": torch.rand(1, 1, 8, 8, generator=generator)}
+    rows = [
+        {"label": label, "images": [{"tensor": t, "index": 0} for t in names]}
+        for label, names in (("two units", "ac"), ("a change", "ab"))
+    ]
+    view = _view(TABLE_1, {"kind": "gallery", "groups": [{"rows": rows}]}, tensors=tensors)
+    found = figures.opening([view], "e")
+    assert (found["label"], found["compares"]) == ("a change", True)
+    alone = _view(TABLE_1, {"kind": "gallery", "groups": [{"rows": rows[:1]}]}, tensors=tensors)
+    assert figures.opening([alone], "e")["label"] == "two units"
+
+
+def test_cards_and_lines_are_drawn_as_such():
+    deck = _view(TABLE_1, {"kind": "cards", "cards": [{"title": "unit 1", "facts": [["a", "b"]]}]})
+    assert deck["cards"][0]["facts"] == [("a", "b")]
+    assert deck["charts"] is None
+    points = [{"x": 1, "y": 0.0}, {"x": 2, "y": 0.1}]
+    series = [{"label": "p", "points": points}, {"label": "q", "points": points, "role": "control"}]
+    plain = _view(TABLE_1, {"kind": "lines", "series": series})
+    assert [style for style, _ in plain["key"]] == ["ours", "control"]
+    assert not plain["off_scale"]
+    log = _view(TABLE_1, {"kind": "lines", "log_y": True, "series": series[:1]})
+    assert (log["key"], log["off_scale"]) == ([], True)
+
+
+def test_rows_of_many_digits_stand_two_abreast_and_photographs_alone():
+    rows = [{"label": "u", "images": [{"tensor": "a", "index": 0}] * 8}]
+    for side, channels, across in ((28, 1, 2), (112, 3, 1)):
+        picture = {"kind": "gallery", "groups": [{"rows": rows}]}
+        view = _view(TABLE_1, picture, tensors={"a": torch.zeros(1, channels, side, side)})
+        assert view["tiles"][0]["across"] == across

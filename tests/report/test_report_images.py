@@ -2,6 +2,7 @@ import base64
 import io
 
 import numpy as np
+import sample_parts
 import torch
 from PIL import Image
 
@@ -10,7 +11,7 @@ from intriguing.report import images
 
 def _decode(picture: images.Picture) -> Image.Image:
     head, _, body = picture.uri.partition(",")
-    assert head == "data:image/png;base64"
+    assert head in ("data:image/png;base64", "data:image/webp;base64")
     return Image.open(io.BytesIO(base64.b64decode(body)))
 
 
@@ -55,9 +56,77 @@ def test_a_reference_to_nothing_yields_nothing():
     assert all(images.pick(tensors, reference) is None for reference in absent + wrong)
 
 
+def _noise(side: int = 64, seed: int = 0) -> torch.Tensor:
+    return torch.rand(3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_photograph_is_small_and_smooth_and_lossless_only_when_told():
+    photograph = sample_parts.photographs(np.random.default_rng(0), 1)[0]
+    lossy, exact = (images.encode(photograph, budget=10**6, lossless=exact) for exact in (False, True))
+    assert lossy.uri.startswith("data:image/webp")
+    assert exact.uri.startswith("data:image/png")
+    assert len(lossy.uri) < len(exact.uri) / 3
+    assert not lossy.pixels
+    assert np.abs(np.asarray(_decode(exact)) / 255 - photograph.permute(1, 2, 0).numpy()).max() <= 0.5 / 255 + 1e-6
+    # A tenth of full scale, rms, would be seen.
+    assert np.sqrt(np.mean((np.asarray(_decode(lossy)) / 255 - photograph.permute(1, 2, 0).numpy()) ** 2)) < 0.03
+
+
+def test_small_images_keep_hard_pixels_and_larger_colour_ones_do_not():
+    kept = [
+        images.encode(torch.rand(c, side, side), budget=10**6).pixels
+        for c, side in ((1, 28), (1, 64), (3, 32), (3, 64))
+    ]
+    assert kept == [True, True, True, False]
+
+
+def test_a_row_that_shows_a_change_is_told_from_one_that_does_not():
+    plain, other = _noise(), _noise(seed=1)
+    changed = plain + 0.0065 * torch.randn(plain.shape, generator=torch.Generator().manual_seed(2))
+    difference = 0.5 + 10 * (changed - plain)
+    assert images.compares([plain, difference, changed])
+    assert not images.compares([plain, other, None])
+    assert not images.compares([plain, plain])
+    assert not images.compares([])
+
+
+def test_the_adversarial_photograph_on_the_page_is_the_one_that_was_found():
+    plain = sample_parts.photographs(np.random.default_rng(0), 1)[0]
+    changed = (plain + 0.0065 * torch.randn(plain.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)
+    row = [plain, (0.5 + 10 * (changed - plain)).clamp(0, 1), changed]
+    shown = [np.asarray(_decode(p)) / 255 for p in images.Album(10**6, [row]).add(row)]
+    for image, decoded in zip(row, shown, strict=True):
+        assert np.abs(decoded - image.permute(1, 2, 0).numpy()).max() <= 0.5 / 255 + 1e-6
+
+
 def test_an_album_keeps_its_budget_and_leaves_out_what_cannot_fit():
-    noise = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    one = len(images.encode(noise, budget=1).uri)
-    album = images.Album(2 * one + 10, 4)
-    kept = [album.add(image) for image in (noise, None, noise, noise)]
-    assert [picture is not None for picture in kept] == [True, False, True, False]
+    photographs = [_noise(64, seed) for seed in range(3)]
+    row = [photographs[0], None, *photographs[1:]]
+    # Even at their smallest, two of the three fill the page.
+    two = sum(len(images.encode(p, budget=1).uri) for p in photographs[:2])
+    kept = images.Album(two + 10, [row]).add(row)
+    assert sum(len(p.uri) for p in kept if p) <= two + 10
+    assert [p is not None for p in kept].count(True) == 2
+    assert kept[1] is None
+
+
+def test_an_album_saves_only_as_much_as_it_must():
+    rows = [[sample_parts.photographs(np.random.default_rng(k), 1)[0]] for k in range(8)]
+    wanted = sum(len(images.encode(row[0], budget=10**6).uri) for row in rows)
+    for budget in (2 * wanted, wanted * 9 // 10):
+        album = images.Album(budget, rows)
+        pictures = [album.add(row)[0] for row in rows]
+        assert all(pictures)
+        assert sum(len(p.uri) for p in pictures) <= budget
+        assert max(p.reduced for p in pictures) == 1
+
+
+def test_rows_of_galleries_and_cards_are_found_and_nothing_else():
+    tensors = {"a": torch.zeros(2, 1, 4, 4)}
+    reference = {"tensor": "a", "index": 1}
+    figures = [
+        {"kind": "gallery", "groups": [{"rows": [{"images": [reference, {"tensor": "gone"}]}, {}]}, {}]},
+        {"kind": "cards", "cards": [{"images": [reference]}, {}]},
+        {"kind": "lines", "series": []},
+    ]
+    assert [[i is not None for i in row] for row in images.rows(figures, tensors)] == [[True, False], [], [True], []]

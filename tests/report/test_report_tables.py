@@ -30,10 +30,37 @@ def test_a_printed_value_keeps_its_digits_mark_and_verdict():
     assert (view.measured, view.interval, view.size) == ("10.00%", "5.00–15.00", "n 10,000")
 
 
-def test_an_exact_cell_says_so():
-    view = tables.table("t", "t", [_cell("a", "distance", kind="exact", n=1)], {}).cells[0]
-    assert view.size == "exact"
-    assert view.measured == "0.100"
+def test_an_exact_cell_says_so_and_has_a_residual_for_an_interval():
+    tight = _cell("a", "distance", kind="exact", n=1, low=0.1, high=0.1)
+    loose = _cell("b", "distance", kind="exact", n=1, low=0.1 - 2e-7, high=0.1 + 2e-7)
+    view = tables.table("t", "t", [tight, loose], {})
+    assert [c.size for c in view.cells] == ["exact", "exact"]
+    assert [c.measured for c in view.cells] == ["0.100", "0.100"]
+    assert [c.interval for c in view.cells] == ["", "±\N{THIN SPACE}2×10⁻⁷"]
+    assert (view.sampled, view.exact, view.residual) == (False, True, True)
+    assert not tables.table("t", "t", [tight], {}).residual
+
+
+def test_a_stated_unit_wins_for_its_column_and_a_cell_may_have_its_own():
+    cells = [_cell("a", "gain", unit="ratio"), _cell("b", "gain"), _cell("c", "gain", unit="percent")]
+    view = tables.table("t", "t", cells, {})
+    assert [c.measured for c in view.cells] == ["0.10×", "0.10×", "10.0%"]
+    assert [c.interval for c in view.cells] == ["0.05–0.15", "0.05–0.15", "5.0–15.0"]
+
+
+def test_numbers_of_every_size_are_each_written_with_their_own_digits():
+    sizes = [_cell(str(k), "volume", measured=v, low=v / 2, high=2 * v) for k, v in enumerate((3.21e-7, 0.0123, 8.4e5))]
+    view = tables.table("t", "t", sizes, {})
+    assert [c.measured for c in view.cells] == ["3.21×10⁻⁷", "0.0123", "840,000"]
+    assert [c.interval for c in view.cells] == ["1.6×10⁻⁷–6.42×10⁻⁷", "0.0062–0.0246", "420,000–1,680,000"]
+
+
+def test_a_table_names_the_functions_that_computed_it_and_whether_it_is_compared():
+    cells = [_cell("a", "x", code="m:f"), _cell("b", "x", code="m:g"), _cell("c", "x", code="m:f", printed=0.1)]
+    view = tables.table("t", "t", cells, {})
+    assert view.functions == ("m:f", "m:g")
+    assert (view.compared, view.slim) == (True, True)
+    assert not tables.table("t", "t", cells[:2], {}).compared
 
 
 def test_an_empty_cell_is_a_dash_without_a_verdict_of_its_own():

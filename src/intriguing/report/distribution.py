@@ -31,14 +31,15 @@ def distribution(picture: Mapping[str, Any], ident: str, wide: bool) -> Markup |
     width = pen.WIDE if wide else pen.NARROW
     left, right = (132.0, width - 104.0) if wide else (10.0, width - 10.0)
     band, above = (58.0, 4.0) if wide else (76.0, 26.0)
-    height = 8 + band * len(series) + 44
     # The far tail of one net must not squeeze the others: the last bin holds it.
     edge = max([float(np.quantile(everything, 0.995)), *marks])
     to_x, ticks = pen.scale([min([*everything, *marks]), edge], left, right)
     bins = np.linspace(min(ticks[0], min(everything)), max(ticks[-1], edge), (_BINS if wide else _BINS * 3 // 4) + 1)
     beyond = f" (last bin: {fmt.number(float(bins[-2]))} and more)" if max(everything) > bins[-1] else ""
-    with svg.canvas(width, height) as (figure, axes):
-        pen.axis(axes, to_x, ticks, 8, 8 + band * len(series), fmt.clean(picture.get("x", "")) + beyond)
+    name = pen.named(fmt.clean(picture.get("x", "")) + beyond, right - left)
+    below = 8 + band * len(series)
+    with svg.canvas(width, below + 29 + pen.PITCH * len(name)) as (figure, axes):
+        pen.axis(axes, to_x, ticks, 8, below, name)
         for i, (one, values) in enumerate(series):
             foot = 8 + band * (i + 1)
             counts, _ = np.histogram(np.minimum(values, bins[-1]), bins)
@@ -74,6 +75,11 @@ def _marks(axes: Axes, one: Mapping[str, Any], to_x: Callable[[float], float], f
         pen.diamond(axes, to_x(paper), foot)
 
 
+def _places(value: float) -> int | None:
+    """Return three decimals for what is small, three digits for what is large."""
+    return 3 if 0.001 <= abs(value) < 10 or value == 0 else fmt.own_decimals(value)
+
+
 def _row_text(axes: Axes, one: Mapping[str, Any], n: int, foot: float, band: float, width: float, wide: bool) -> None:
     """Write a series' name, how many values it has, and its numbers: beside it, or above it on a phone."""
     mean, paper = fmt.finite(one.get("measured")), fmt.finite(one.get("printed"))
@@ -85,7 +91,14 @@ def _row_text(axes: Axes, one: Mapping[str, Any], n: int, foot: float, band: flo
         pen.text(axes, 0, foot - band * 0.42 + 16, size, colour="quiet", size=pen.SMALL)
         for k, (word, colour, value) in enumerate(numbers):
             if value is not None:
-                pen.text(axes, width, foot - band * 0.42 + 16 * k, f"{word} {value:.3f}", colour=colour, ha="right")
+                pen.text(
+                    axes,
+                    width,
+                    foot - band * 0.42 + 16 * k,
+                    f"{word} {fmt.number(value, places=_places(value))}",
+                    colour=colour,
+                    ha="right",
+                )
         return
     y = foot - band + 16
     pen.text(axes, 10, y, pen.clip(one.get("label", ""), 18), weight="bold")
@@ -95,7 +108,7 @@ def _row_text(axes: Axes, one: Mapping[str, Any], n: int, foot: float, band: flo
                 axes,
                 width - 10 - 84 * (1 - k),
                 y,
-                f"{word} {value:.3f}",
+                f"{word} {fmt.number(value, places=_places(value))}",
                 colour=colour,
                 size=pen.SMALL,
                 ha="right",

@@ -1,4 +1,4 @@
-"""From a record's pictures to what the page shows: charts completed with the print, galleries with images."""
+"""From a record's pictures to what the page shows: charts completed with the print, galleries and cards with images."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from intriguing.records import Record
-from intriguing.report import charts, images
+from intriguing.report import cards, charts, images
 from intriguing.report import format as fmt
+from intriguing.report import lines as line_chart
 from intriguing.studies.spec import Exhibit
 
 # The opening shows original, perturbation and sum; controls that a gallery adds come later.
@@ -24,7 +25,7 @@ def figures(
         ident: the section's id, the prefix of the figures'.
         record: the exhibit's record.
         cells: the exhibit's cells, whose means are marked in the charts.
-        album: encodes the galleries' images.
+        album: encodes the images of galleries and cards.
     """
     pictures = (record.values.get("figures") or ()) if record else ()
     tensors = record.tensors if record else {}
@@ -57,40 +58,48 @@ def _completed(picture: Mapping[str, Any], exhibit: Exhibit, cells: Sequence[Map
 
 
 def _figure(picture: Mapping[str, Any], ident: str, tensors: Mapping[str, Any], album: images.Album) -> dict[str, Any]:
-    """Return one picture drawn: two charts, or the tiles of a gallery, or neither if nothing can be drawn."""
-    gallery = picture.get("kind") == "gallery"
-    tiles = [_group(g, tensors, album) for g in picture.get("groups") or ()] if gallery else []
+    """Return one picture drawn: two charts, or a gallery's tiles, or cards, or nothing if nothing can be drawn."""
+    kind = fmt.clean(picture.get("kind", ""))
+    tiles = [_group(g, tensors, album) for g in picture.get("groups") or ()] if kind == "gallery" else []
+    deck = [cards.card(c, tensors, album) for c in picture.get("cards") or ()] if kind == "cards" else []
+    shown = [p for t in tiles for r in t["rows"] for p in r["images"]]
+    shown += [p for c in deck for p in [*c["top"], *(named for _, named in c["named"])]]
     return {
         "ident": ident,
-        "kind": fmt.clean(picture.get("kind", "")),
+        "kind": kind,
         "title": fmt.clean(picture.get("title", "")),
         "caption": fmt.clean(picture.get("caption", "")),
-        "charts": None if gallery else charts.draw(picture, ident),
+        "charts": None if kind in ("gallery", "cards") else charts.draw(picture, ident),
         "tiles": [t for t in tiles if t["rows"]],
-        "reduced": max([p.reduced for t in tiles for r in t["rows"] for p in r["images"] if p], default=1),
+        "cards": deck,
+        "reduced": max([p.reduced for p in shown if p], default=1),
         "key": _key(picture),
+        "off_scale": kind == "lines" and line_chart.off_scale(picture),
     }
 
 
 def _key(picture: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return which colours a chart uses: (style class, meaning)."""
+    meanings = {"ours": "measured here", "paper": "printed in the paper", "control": "control"}
+    if picture.get("kind") == "lines":
+        roles = {s.role for s in line_chart.read(picture)}
+        # One colour alone needs no key: the lines' names say what they are.
+        return [(role, meaning) for role, meaning in meanings.items() if role in roles and len(roles) > 1]
     if picture.get("kind") not in ("distribution", "interval"):
         return []
     entries = [*(picture.get("series") or ()), *(picture.get("rows") or ())]
-    key = [("ours", "measured here")]
-    if any(fmt.finite(e.get("printed")) is not None for e in entries):
-        key.append(("paper", "printed in the paper"))
-    if any(fmt.finite(e.get("control")) is not None for e in entries):
-        key.append(("control", "control"))
-    return key
+    given = {"paper": "printed", "control": "control"}
+    held = {role for role, name in given.items() if any(fmt.finite(e.get(name)) is not None for e in entries)}
+    return [(role, meaning) for role, meaning in meanings.items() if role == "ours" or role in held]
 
 
 def _group(group: Mapping[str, Any], tensors: Mapping[str, Any], album: images.Album) -> dict[str, Any]:
     """Return one group of a gallery: rows of (column, encoded image) and how many images a row has."""
     columns = [fmt.clean(c) for c in group.get("columns") or ()]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in group.get("rows") or ():
-        pictures = [album.add(images.pick(tensors, reference)) for reference in row.get("images") or ()]
+        plain = images.row(tensors, row.get("images") or ())
+        pictures = album.add(plain)
         names = [*columns, *[""] * len(pictures)]
         rows.append(
             {
@@ -98,6 +107,7 @@ def _group(group: Mapping[str, Any], tensors: Mapping[str, Any], album: images.A
                 "note": fmt.clean(row.get("note", "")),
                 "images": pictures,
                 "shots": list(zip(names, pictures, strict=False)),
+                "compares": images.compares(plain),
             }
         )
     width = max([1, *(len(r["images"]) for r in rows)])
@@ -106,23 +116,31 @@ def _group(group: Mapping[str, Any], tensors: Mapping[str, Any], album: images.A
         "caption": fmt.clean(group.get("caption", "")),
         "rows": rows,
         "width": width,
+        "named": any(columns),
         # Rows of images side by side on a desktop, so that digits stay large and the page short.
-        "across": 4 if width <= 2 else 2 if width <= 5 else 1,
+        "across": 4 if width <= 2 else 2 if width <= (10 if _digits(rows) else 5) else 1,
     }
 
 
+def _digits(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all images of a group are small enough to be shown pixel by pixel."""
+    return all(p.pixels for row in rows for p in row["images"] if p)
+
+
 def opening(views: Sequence[Mapping[str, Any]], ident: str) -> dict[str, Any] | None:
-    """Return the first complete row of a gallery to open the page with, or None if there is none.
+    """Return the row of a gallery to open the page with, or None if there is none.
+
+    The first complete row that sets an image beside a changed one, else the first complete row.
 
     Args:
         views: what `figures` returned.
         ident: the section it links to.
     """
     rows = [row for view in views for group in view["tiles"] for row in group["rows"]]
-    for row in rows:
-        if row["images"] and all(row["images"]):
-            shots = row["shots"][:_OPENING]
-            # A note may speak of images that the opening leaves out.
-            note = row["note"] if len(shots) == len(row["shots"]) else ""
-            return {"label": row["label"], "note": note, "shots": shots, "ident": ident}
+    complete = [row for row in rows if row["images"] and all(row["images"])]
+    for row in [*(r for r in complete if r["compares"]), *complete]:
+        shots = row["shots"][:_OPENING]
+        # A note may speak of images that the opening leaves out.
+        note = row["note"] if len(shots) == len(row["shots"]) else ""
+        return {"label": row["label"], "note": note, "shots": shots, "ident": ident, "compares": row["compares"]}
     return None

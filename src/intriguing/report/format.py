@@ -1,4 +1,4 @@
-"""Numbers as a paper would print them: errors in per cent, distortions with three decimals.
+"""Numbers as a paper would print them: errors in per cent, distortions with three decimals, the rest by size.
 
 Everything here turns a value into text; nothing here changes a value.
 """
@@ -6,18 +6,42 @@ Everything here turns a value into text; nothing here changes a value.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-Unit = Literal["percent", "distortion", "plain"]
+Unit = Literal["percent", "distortion", "number", "ratio", "log10", "seconds"]
 
 MISSING = "—"
 MINUS = "\N{MINUS SIGN}"
 
-# Words in a column's (or row's) name that mark a length in pixel units rather than a share of images.
-_LENGTHS = ("distortion", "distance", "dist.", "norm", "std of", "radius")
+# What a unit puts behind its number.
+_SIGNS: dict[Unit, str] = {"percent": "%", "ratio": "×", "seconds": "\N{NO-BREAK SPACE}s"}
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+# Words in a column's name that say what its numbers are, the stronger first.
+_WORDS: tuple[tuple[Unit, re.Pattern[str]], ...] = (
+    ("log10", re.compile(r"\blog ?10\b")),
+    ("percent", re.compile(r"\b(errors?|accurac(y|ies)|shares?|purity|coverage)\b")),
+    ("distortion", re.compile(r"\b(distortions?|distances?|dist\.|norms?|std of|radius)(?!\w)")),
+    ("ratio", re.compile(r"\b(ratios?|times|fold)\b")),
+    ("seconds", re.compile(r"\bseconds?\b")),
+    ("percent", re.compile(r"\b(found|fooled|transfer|success)\b|%")),
+    (
+        "number",
+        re.compile(
+            r"\b(cosines?|slopes?|gains?|bounds?|products?|count|number|loss(es)?|logits?|values?|volumes?|weights?"
+            r"|coefficients?|constants?|parameters|epochs|images|differences?|residual|correlation|levels?|singular|c|p)\b"
+        ),
+    ),
+)
+_UNITS: tuple[Unit, ...] = ("percent", "distortion", "number", "ratio", "log10", "seconds")
 # Below this many images the second decimal of a percentage is noise: 1/1000 is 0.1 points.
 _FINE = 1000
+# Outside of these a number is written with a power of ten.
+_TINY, _HUGE = 1e-4, 1e7
+# A column that spans more than this factor does not line up.
+_WIDE = 300
 
 
 def clean(text: object) -> str:
@@ -37,42 +61,97 @@ def finite(value: object) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def unit_of(column: str, value: object, stated: object = None) -> Unit:
-    """Return the unit of a number from what it states, or else from its column's name and its size.
+def unit_of(name: str, values: Sequence[object], stated: object = None, *, exact: bool = False) -> Unit:
+    """Return the unit of a column of numbers: what it states, or else what its name and its size say.
 
     Args:
-        column: the column's name; one that speaks of a distance or a distortion holds lengths.
-        value: the measured number; a share lies in [0, 1].
-        stated: the cell's own ``unit``, which wins when it is one of the three.
+        name: the column's; one that speaks of errors holds shares, one that speaks of a distance lengths.
+        values: all measured numbers of the column; a share lies in [0, 1], a difference of shares in [-1, 1].
+        stated: the cell's own ``unit``, which wins when it is one of `Unit`; ``"plain"`` is a number.
+        exact: whether the numbers are computed and not sampled: then only a name makes shares of them.
+
+    Example:
+        >>> unit_of("train error", [0.06]), unit_of("mean distortion", [0.06]), unit_of("gain", [0.6])
+        ('percent', 'distortion', 'number')
     """
-    if stated in ("percent", "distortion", "plain"):
-        return stated
-    if any(word in column.lower() for word in _LENGTHS):
-        return "distortion"
-    share = finite(value)
-    return "percent" if share is None or 0.0 <= share <= 1.0 else "plain"
+    for unit in _UNITS:
+        if stated == unit or (stated == "plain" and unit == "number"):
+            return unit
+    known = [v for v in map(finite, values) if v is not None]
+    largest = max(map(abs, known), default=0.0)
+    # An exact error of 1e-7 is a residual, not a share of images.
+    share = largest <= 1 and not (exact and 0 < largest < _TINY)
+    for unit, words in _WORDS:
+        if words.search(name.lower()) and (unit != "percent" or share):
+            return unit
+    return "percent" if share and min(known, default=0.0) >= 0 and not exact else "number"
 
 
-def decimals(unit: Unit, n: object) -> int:
-    """Return how many decimals a measured number deserves, given the number of images behind it."""
+def speaks_of_shares(name: str) -> bool:
+    """Whether a name says outright that its number is a share, whatever the number stands beside."""
+    return next(words for unit, words in _WORDS if unit == "percent").search(name.lower()) is not None
+
+
+def decimals(
+    unit: Unit, n: object, values: Sequence[object] = (), *, spread: float | None = None, exact: bool = False
+) -> int | None:
+    """Return how many decimals the numbers of a column share, so that they line up; None if each has its own.
+
+    Args:
+        unit: theirs.
+        n: the number of images behind them.
+        values: the numbers themselves.
+        spread: how far their intervals reach to either side: what lies far below it is noise.
+        exact: whether they are computed and deserve one digit more.
+    """
+    known = [abs(v) for v in map(finite, values) if v]
+    smallest, largest = min(known, default=0.0), max(known, default=0.0)
     if unit == "percent":
         images = finite(n)
-        return 2 if images is not None and images >= _FINE else 1
-    return 3
+        fine = 2 if images is not None and images >= _FINE else 1
+        # Shares of a million draws may be far below a hundredth of a point.
+        return max(fine, min(5, _places(100 * smallest, 1))) if images is not None and images >= 1e5 else fine
+    if unit == "log10":
+        return 1 if largest >= 100 else 2
+    if not known:
+        return 3
+    if unit == "distortion" and smallest >= 0.001 and largest < 10:
+        return max(3, _places(smallest, 2))
+    if smallest < _TINY or largest >= _HUGE or largest >= _WIDE * smallest:
+        return None
+    # Three digits of the smallest, unless that would give the largest more than it deserves.
+    digits = 4 if exact else 3
+    most = _places(largest, 3 if unit == "seconds" else max(digits, 4 if largest >= 1 else 3))
+    if spread:
+        return max(0, min(_places(smallest, digits), most, _places(spread / 3, 1)))
+    return max(0, _places(smallest, 2), min(_places(smallest, digits), most))
 
 
-def number(value: object, unit: Unit = "plain", places: int | None = None, *, sign: bool = True) -> str:
+def own_decimals(value: object, digits: int = 3) -> int | None:
+    """Return the decimals that leave a number so many significant digits; None if it needs a power of ten."""
+    x = finite(value)
+    if x is None or x == 0 or not _TINY <= abs(x) < _HUGE:
+        return None
+    return max(0, _places(x, digits))
+
+
+def _places(x: float, digits: int) -> int:
+    """Return which decimal is the last of `digits` significant ones; negative before the point."""
+    return digits - 1 - math.floor(math.log10(abs(x)) + 1e-9) if x else 0
+
+
+def number(value: object, unit: Unit = "number", places: int | None = None, *, sign: bool = True) -> str:
     """Write one number.
 
     Args:
         value: any float; None and NaN give a dash, infinities their sign.
         unit: ``"percent"`` expects a fraction in [0, 1].
         places: decimals; None means the shortest form with at most four significant digits.
-        sign: whether a percentage carries its ``%``.
+        sign: whether the number carries its unit's sign.
 
     Example:
-        >>> number(0.0736, "percent", 2), number(0.0551, "distortion", 3)
-        ('7.36%', '0.055')
+        >>> number(0.0736, "percent", 2), number(0.0551, "distortion", 3), number(3.1e-7)
+        ('7.36%', '0.055', '3.1×10⁻⁷')
     """
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isinf(value):
         return "∞" if value > 0 else f"{MINUS}∞"
@@ -81,18 +160,34 @@ def number(value: object, unit: Unit = "plain", places: int | None = None, *, si
         return MISSING
     if unit == "percent":
         x *= 100
-    text = _shortest(x) if places is None else f"{x:.{places}f}"
+    text = _shortest(x) if places is None else f"{x:,.{places}f}"
+    if not text.strip("-0.,"):
+        text = text.lstrip("-")
     if unit == "percent" and x in (0.0, 100.0):
         text = f"{x:.0f}"
     text = text.replace("-", MINUS)
-    return text + ("%" if unit == "percent" and sign else "")
+    return text + (_SIGNS.get(unit, "") if sign else "")
 
 
 def _shortest(x: float) -> str:
     """Return `x` with at most four significant digits and no trailing zeros."""
-    if x == int(x) and abs(x) < 1e15:
-        return f"{int(x):,}"
-    return f"{x:.4g}"
+    size = abs(x)
+    if size >= _HUGE or 0 < size < _TINY:
+        return power(x)
+    return f"{x:,.0f}" if size >= 1000 or x == int(x) else f"{x:.4g}"
+
+
+def power(x: float, digits: int = 3) -> str:
+    """Return `x`, not zero, with a power of ten; a power itself stands alone.
+
+    Example:
+        >>> power(1e-12), power(3.14159e8, 2)
+        ('10⁻¹²', '3.1×10⁸')
+    """
+    head, _, exponent = f"{x:.{digits - 1}e}".partition("e")
+    head = head.rstrip("0").rstrip(".") if "." in head else head
+    raised = f"10{str(int(exponent)).translate(_RAISED)}"
+    return raised if head == "1" else f"{head}×{raised}"
 
 
 def printed(value: object, unit: Unit, digit: float | None) -> str:
@@ -111,12 +206,21 @@ def printed(value: object, unit: Unit, digit: float | None) -> str:
     return number(value, unit, places)
 
 
-def interval(low: object, high: object, unit: Unit, places: int) -> str:
-    """Write an interval with an en dash, without a per cent sign; empty if either end is missing."""
+def interval(low: object, high: object, unit: Unit, places: int | None) -> str:
+    """Write an interval with an en dash, without the unit's sign; empty if either end is missing."""
     if low is None or high is None or (finite(low) is None and finite(high) is None):
         return ""
     first, last = number(low, unit, places, sign=False), number(high, unit, places, sign=False)
     return f"{first} to {last}" if MINUS in first + last else f"{first}–{last}"
+
+
+def residual(low: object, high: object, unit: Unit) -> str:
+    """Write how far an exact number may be off, to one digit; empty if it is exact to the last bit."""
+    first, last = finite(low), finite(high)
+    if first is None or last is None or last <= first:
+        return ""
+    half = (last - first) / 2
+    return f"±\N{THIN SPACE}{number(float(f'{half:.0e}'), unit, sign=False)}"
 
 
 def count(n: object) -> str:

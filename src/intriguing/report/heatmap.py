@@ -1,4 +1,4 @@
-"""A matrix of shares as shaded squares: ours, and the printed one on the same scale beside it."""
+"""A matrix as shaded squares, shares in per cent: ours, and the printed one on the same scale beside it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,29 @@ from intriguing.report.svg import COLOURS
 
 @dataclass(frozen=True)
 class _Layout:
-    """Sizes in pixels: the column of row names, one square's width and height, the head above the squares."""
+    """Sizes in pixels: the column of row names, one square's width and height, the head above the squares.
+
+    And how a value is written, and which is shaded fully.
+    """
 
     wide: bool
     label: float
     side: float
     tall: float
     head: float
+    unit: fmt.Unit
+    full: float
 
 
-def _layout(columns: Sequence[object], wide: bool) -> _Layout:
+def _layout(columns: Sequence[object], values: Sequence[float], stated: object, wide: bool) -> _Layout:
     """Return the sizes for a desktop or a phone; the head has room for the longest column name."""
+    unit = fmt.unit_of("", values, stated)
+    full = 1.0 if unit == "percent" else max(map(abs, values), default=1.0) or 1.0
     lines = max(len(_column_name(column, wide)) for column in columns)
     head = 46.0 + 13.0 * lines
     if wide:
-        return _Layout(wide, 164.0, 66.0, 40.0, head)
-    return _Layout(wide, 92.0, max(42.0, min(66.0, 264.0 / len(columns))), 42.0, head)
+        return _Layout(wide, 164.0, 66.0, 40.0, head, unit, full)
+    return _Layout(wide, 92.0, max(42.0, min(66.0, 264.0 / len(columns))), 42.0, head, unit, full)
 
 
 def heatmap(picture: Mapping[str, Any], ident: str, wide: bool) -> Markup | None:
@@ -42,7 +49,9 @@ def heatmap(picture: Mapping[str, Any], ident: str, wide: bool) -> Markup | None
     ours, paper = (_matrix(picture.get(name), len(rows), len(columns)) for name in ("values", "printed"))
     if not _holds(ours):
         return None
-    size, both = _layout(columns, wide), _holds(paper)
+    both = _holds(paper)
+    known = [v for matrix in (ours, paper) for line in matrix for v in line if v is not None]
+    size = _layout(columns, known, picture.get("unit"), wide)
     across, down = size.side * len(columns), size.head + size.tall * len(rows)
     width = size.label + across + (across + 44 if both and wide else 0) + 2
     height = down + (down + 26 if both and not wide else 0) + 4
@@ -97,7 +106,7 @@ def _panel(
         pen.lines(axes, x, top + size.head - 5, lines, pen.SMALL if size.wide else 10.0, 1, ha="center")
         for i, row in enumerate(rows):
             place = (left + size.side * j, top + size.head + size.tall * i)
-            _square(axes, place, (size.side, size.tall), matrix[i][j], colour, str(row) == str(column))
+            _square(axes, place, size, matrix[i][j], colour, str(row) == str(column))
 
 
 def _row_names(axes: Axes, picture: Mapping[str, Any], corner: tuple[float, float], size: _Layout) -> None:
@@ -112,22 +121,21 @@ def _row_names(axes: Axes, picture: Mapping[str, Any], corner: tuple[float, floa
         pen.lines(axes, right, y, lines, pen.TEXT if size.wide else 10.5, 0.5, ha="right")
 
 
-def _square(
-    axes: Axes, at: tuple[float, float], size: tuple[float, float], share: float | None, colour: str, own: bool
-) -> None:
+def _square(axes: Axes, at: tuple[float, float], size: _Layout, value: float | None, colour: str, own: bool) -> None:
     """Draw one value: the darker, the larger. A net's own examples (true by construction) stay an outline."""
-    (x, y), (w, h) = at, size
+    (x, y), (w, h) = at, (size.side, size.tall)
     gap = 1.5
     place = Rectangle((x + gap, y + gap), w - 2 * gap, h - 2 * gap)
+    # Printed shares are mostly small; the root keeps 2% and 10% apart.
+    share = None if value is None else min(1.0, abs(value) / size.full)
     if share is None or own:
         place.set(facecolor="none", edgecolor=COLOURS["line"], linewidth=1)
     else:
-        # Printed shares are mostly small; the root keeps 2% and 10% apart.
-        strength = 0.07 + 0.93 * math.sqrt(min(1.0, max(0.0, share)))
-        place.set(facecolor=COLOURS[colour], alpha=strength, linewidth=0)
+        place.set(facecolor=COLOURS[colour], alpha=0.07 + 0.93 * math.sqrt(share), linewidth=0)
     axes.add_patch(place)
     shaded = share is not None and not own
     ink = ("ground" if share is not None and share > 0.45 else "ink") if shaded else "quiet"
-    text = fmt.number(share, "percent", 1, sign=False)
+    places = 1 if size.unit == "percent" else fmt.own_decimals(value)
+    text = fmt.number(value, size.unit, places, sign=False)
     small = pen.TEXT if w > 50 else 11.0
     pen.text(axes, x + w / 2, y + h / 2, text, colour=ink, size=small, ha="center", zorder=4)

@@ -15,26 +15,40 @@ from intriguing.report.svg import COLOURS
 
 
 def intervals(picture: Mapping[str, Any], ident: str, wide: bool) -> Markup | None:
-    """Draw one interval per row, with the printed value and the control where there are any."""
+    """Draw one interval per row, with the printed value and the control where there are any; `log_x` if asked."""
     rows = [r for r in picture.get("rows") or () if fmt.finite(r.get("measured")) is not None]
     fields = ("measured", "low", "high", "printed", "control")
     values = [v for r in rows for v in (fmt.finite(r.get(f)) for f in fields) if v is not None]
     if not values:
         return None
+    log = bool(picture.get("log_x")) and max(values) > 0
+    unit = fmt.unit_of(fmt.clean(picture.get("x", "")), values, picture.get("x_unit"), exact=True)
+    measured = [r["measured"] for r in rows]
+    small = unit == "number" and max(map(abs, values)) <= 1 and all(abs(m) >= 0.001 for m in measured if m)
+    places = 3 if small else fmt.decimals(unit, 1000, measured)
     width = pen.WIDE if wide else pen.NARROW
     left, right = (200.0, width - 70.0) if wide else (10.0, width - 12.0)
     band = 30.0 if wide else 46.0
-    height = 10 + band * len(rows) + 44
-    to_x, ticks = pen.scale(values, left, right)
-    with svg.canvas(width, height) as (figure, axes):
-        pen.axis(axes, to_x, ticks, 8, 10 + band * len(rows), picture.get("x", ""))
+    foot = 10 + band * len(rows)
+    name = pen.named(picture.get("x"), right - left)
+    to_x, ticks = pen.scale([v for v in values if v > 0 or not log], left, right, log=log, share=unit == "percent")
+    with svg.canvas(width, foot + 29 + pen.PITCH * len(name)) as (figure, axes):
+        pen.axis(axes, to_x, ticks, 8, foot, name, pen.plain(unit))
         for i, row in enumerate(rows):
             y = 10 + band * (i + 1) - (band / 2 if wide else 12)
             _whisker(axes, row, to_x, y)
-            measured = fmt.number(row["measured"], "plain", 3)
+            own = fmt.own_decimals(row["measured"]) if places is None else places
             label_y = y if wide else y - 20
-            pen.text(axes, 0 if wide else 10, label_y, pen.clip(row.get("label", ""), 30))
-            pen.text(axes, width if wide else right, label_y, measured, colour="ours", ha="right")
+            label = pen.wrapped(row.get("label", ""), 30, 2) if wide else [pen.clip(row.get("label", ""), 40)]
+            pen.lines(axes, 0 if wide else 10, label_y, label, pen.TEXT, 0.5)
+            pen.text(
+                axes,
+                width if wide else right,
+                label_y,
+                fmt.number(row["measured"], unit, own),
+                colour="ours",
+                ha="right",
+            )
         return svg.render(figure, ident, pen.spoken(picture, [r.get("label") for r in rows]))
 
 

@@ -1,7 +1,8 @@
 """Build the page of a run: one HTML file that opens from disk, asks the network for nothing, and prints.
 
-The page shows what the results and records hold and computes nothing. Every text goes through Jinja2 with
-autoescape, because names of files, classes and nets are the user's.
+The page shows what the results and records hold and computes nothing. It reads as the study does, part by part; at
+its end stands the source of every function that computed a number. Every text goes through Jinja2 with autoescape,
+because names of files, classes and nets are the user's.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
+import torch
 from markupsafe import Markup
 
 from intriguing.errors import StoreError
 from intriguing.records import Record
-from intriguing.report import embed, figures, images, provenance, tables
+from intriguing.report import code, embed, figures, findings, images, provenance, tables
 from intriguing.report import format as fmt
 from intriguing.store.files import write_atomic
 from intriguing.studies.spec import Exhibit, Study
@@ -29,6 +31,8 @@ _MARKS = {
     "m": "from memory, unverified",
 }
 _MEGABYTE = 1_000_000
+# What the names of sections begin with that correct the print.
+_ERRATUM = "erratum-"
 
 
 def build(
@@ -45,10 +49,10 @@ def build(
         study: gives titles, claims, readings and sources.
         results: the document of results.json: ``schema``, ``run`` and ``cells``.
         records: by exhibit name, whose values may hold ``findings`` and ``notes`` (lists of texts),
-            ``figures`` (pictures) and ``tables``; whose tensors hold the galleries' images.
+            ``figures`` (pictures) and ``tables``; whose tensors hold the images of galleries and cards.
         command: the command line that makes the run again.
-        image_budget: bytes that the galleries' images may take together; larger ones are halved until they
-            fit, and the page says so.
+        image_budget: bytes that all images may take together; larger ones are halved until they fit, and the page
+            says so.
 
     Example:
         >>> html = build(study, results, records, command="intriguing reproduce")  # doctest: +SKIP
@@ -56,8 +60,7 @@ def build(
     """
     run = results.get("run") or {}
     cells, unmeasured = (_of(study, results.get(name)) for name in ("cells", "unmeasured"))
-    asked = images.total([f for r in records.values() for f in r.values.get("figures") or ()])
-    album = images.Album(image_budget, asked)
+    album = images.Album(image_budget, _expected(records))
     names = [e.name for e in study.exhibits]
     shown = [
         _exhibit(study, e, run, [c for c in cells if c.get("table") == e.name], unmeasured, records.get(e.name), album)
@@ -66,16 +69,23 @@ def build(
     sections = [s for s in shown if s is not None]
     others = list(dict.fromkeys(str(c.get("table")) for c in cells if c.get("table") not in names))
     sections += [_stray(name, [c for c in cells if str(c.get("table")) == name]) for name in others]
+    proper = [s for s in sections if not s["erratum"]]
     judged = [cell for s in sections if s["table"] for cell in s["table"].cells]
+    heroes = [s["hero"] for s in sections if s["hero"]]
+    origins = {s["ident"]: (fmt.heading(s["name"]), s["origin"]) for s in sections if s["origin"]}
+    anchors = code.anchors([origin for _, origin in origins.values()])
     style, script = _asset("style.css"), _asset("script.js")
     page = _environment().get_template("page.html.j2")
     return fmt.clean(
         page.render(
             study=study,
+            parts=_parts(study, sections),
             sections=sections,
             absent=[e for e, s in zip(study.exhibits, shown, strict=True) if s is None],
-            findings=[fmt.clean(t) for e in study.exhibits for t in _texts(records.get(e.name), "findings")],
-            hero=next((s["hero"] for s in sections if s["hero"]), None),
+            # Errata are for citing; they open the page only if it holds nothing else.
+            findings=findings.strongest([(s["part"], s["ident"], s["findings"]) for s in proper or sections]),
+            names={s["ident"]: fmt.heading(s["name"]) for s in sections},
+            hero=next((h for h in heroes if h["compares"]), heroes[0] if heroes else None),
             judged=bool(judged),
             summary=_sentence(judged),
             verdicts=tables.VERDICTS,
@@ -83,6 +93,9 @@ def build(
             settings=fmt.flatten(run.get("settings") or {}),
             groups=[(word, fmt.flatten(run.get(word) or {})) for word in ("environment", "seeds", "hashes")],
             command=command,
+            anchors=anchors,
+            functions=code.entries(origins, anchors),
+            arxiv=_arxiv(study),
             data=embed.readable(results),
             embedded=embed.embedded(results),
             heading=fmt.heading,
@@ -130,6 +143,8 @@ def _exhibit(
     return {
         "ident": ident,
         "name": exhibit.name,
+        "part": exhibit.part,
+        "erratum": exhibit.name.startswith(_ERRATUM),
         "title": exhibit.title,
         "claim": exhibit.claim,
         "reading": exhibit.reading,
@@ -139,6 +154,7 @@ def _exhibit(
             tables.grid(t, f"{ident}-{_slug(str(t.get('id', i + 1)))}")
             for i, t in enumerate(values.get("tables") or ())
         ],
+        "findings": _texts(record, "findings"),
         "notes": _texts(record, "notes"),
         "unmeasured": [tables.unmeasured(c, exhibit.printed) for c in unmeasured if c.get("table") == exhibit.name],
         "origin": provenance.provenance(study, exhibit, run, cells),
@@ -150,6 +166,9 @@ def _stray(name: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return a section for cells whose table the study does not state, so that no number is lost."""
     ident = _slug(name)
     empty: dict[str, Any] = {
+        "part": "",
+        "erratum": False,
+        "findings": [],
         "claim": "",
         "reading": "",
         "figures": [],
@@ -166,6 +185,34 @@ def _stray(name: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "table": tables.table(name, ident, cells, {}),
         **empty,
     }
+
+
+def _parts(study: Study, sections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the sections by part, parts and sections in the study's order; what belongs to no part stands as it is."""
+    order = list(dict.fromkeys([*study.parts, *(s["part"] for s in sections)]))
+    # Sections without a part keep their place: before the parts if the page begins with one, else after them.
+    before = bool(sections) and sections[0]["part"] == ""
+    order.sort(key=lambda title: (title != "") == before)
+    parts = []
+    for title in order:
+        members = [s for s in sections if s["part"] == title]
+        if members:
+            cells = [c for s in members if s["table"] for c in s["table"].cells if c.printed]
+            sentence = study.parts.get(title, "") if title else ""
+            ident = f"part-{_slug(title)}" if title else ""
+            parts.append({"ident": ident, "title": title, "sentence": sentence, "sections": members, "cells": cells})
+    return parts
+
+
+def _expected(records: Mapping[str, Record]) -> list[list[torch.Tensor | None]]:
+    """Return all rows of images that the records' pictures show."""
+    return [row for r in records.values() for row in images.rows(r.values.get("figures") or (), r.tensors)]
+
+
+def _arxiv(study: Study) -> str:
+    """Return how an erratum names the paper: its number in the archive, or else its title."""
+    number = re.search(r"arXiv:\d{4}\.\d{4,5}", study.citation)
+    return number[0] if number else study.title
 
 
 def _of(study: Study, cells: Any) -> list[Mapping[str, Any]]:

@@ -24,8 +24,6 @@ VERDICTS: dict[str, tuple[str, str]] = {
     "not printed": ("none", "the paper gives no number to compare with."),
 }
 
-# A control that speaks of a share is one, whatever it stands beside.
-_SHARES = re.compile(r"\b(error|accuracy|share)\b")
 # A text that is a number with its sign or unit, as a record may write it.
 _NUMERIC = re.compile(r"[+\-\N{MINUS SIGN}]?\d[\d.,]*( ?%| s)?")
 
@@ -36,7 +34,8 @@ class CellView:
 
     Attributes:
         ident: anchor in the page.
-        measured, interval, size: our value, its interval without unit, and ``n 256`` or ``exact``.
+        measured, interval, size: our value; its interval without unit, or the residual of an exact one; ``n 256`` or
+            ``exact``.
         printed, mark: the paper's value and v, s or m; empty where nothing was printed.
         verdict, style: the verdict's words and style class.
         control, control_interval: the control's value and interval; empty where there is none.
@@ -73,6 +72,8 @@ class TableView:
         notes: footnotes, numbered from 1.
         tally: (verdict, style class, how many cells), only those that occur.
         marks: the marks (v, s, m) that occur.
+        functions: the functions that computed its cells.
+        sampled, exact, residual: whether any cell is sampled, any exact, any of these with a residual.
     """
 
     name: str
@@ -82,11 +83,45 @@ class TableView:
     notes: tuple[str, ...]
     tally: tuple[tuple[str, str, int], ...]
     marks: tuple[str, ...]
+    functions: tuple[str, ...]
+    sampled: bool
+    exact: bool
+    residual: bool
 
     @property
     def cells(self) -> list[CellView]:
         """All cells, row by row."""
         return [cell for _, row in self.rows for cell in row if cell is not None]
+
+    @property
+    def slim(self) -> bool:
+        """Whether it has so few columns that it should not fill the page."""
+        return len(self.columns) + sum(paper for _, paper, _ in self.columns) <= 2
+
+    @property
+    def compared(self) -> bool:
+        """Whether the paper printed any of it."""
+        return any(paper for _, paper, _ in self.columns)
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How the numbers of one column are written."""
+
+    unit: fmt.Unit
+    places: int | None
+
+    def write(self, value: Any) -> str:
+        """Write one number with the column's decimals, or its own if the column shares none."""
+        return fmt.number(value, self.unit, fmt.own_decimals(value) if self.places is None else self.places)
+
+    def interval(self, low: Any, high: Any) -> str:
+        """Write an interval; empty if either end is missing."""
+        if self.places is not None:
+            return fmt.interval(low, high, self.unit, self.places)
+        ends = [v for v in map(fmt.finite, (low, high)) if v]
+        places = fmt.own_decimals(max(ends, key=abs), 3) if ends else None
+        return fmt.interval(low, high, self.unit, places)
 
 
 @dataclass(frozen=True)
@@ -122,13 +157,10 @@ def table(
     controls = list(dict.fromkeys(_control(c)[0] for c in cells if _control(c)[1]))
     notes = list(dict.fromkeys(fmt.clean(c["note"]) for c in cells if c.get("note")))
     # A column keeps one number of decimals, so that its digits line up.
-    most = {
-        column: max(fmt.finite(c.get("n")) or 0 for c in cells if fmt.clean(c.get("column", "")) == column)
-        for column in columns
-    }
+    styles = {c: _style(c, [x for x in cells if fmt.clean(x.get("column", "")) == c]) for c in columns}
     views: dict[tuple[str, str], CellView] = {}
     for i, c in enumerate(cells):
-        view = _cell(c, f"{ident}.{i + 1}", most, controls, notes, printed)
+        view = _cell(c, f"{ident}.{i + 1}", styles, controls, notes, printed)
         views[view.row, view.column] = view
     shown = [views[r, c] for r in rows for c in columns if (r, c) in views]
     return TableView(
@@ -139,13 +171,17 @@ def table(
         notes=tuple(notes),
         tally=tally(shown),
         marks=tuple(m for m in "vsm" if any(v.mark == m for v in shown)),
+        functions=tuple(dict.fromkeys(str(c["code"]) for c in cells if c.get("code"))),
+        sampled=any(c.get("kind") != "exact" for c in cells),
+        exact=any(v.size == "exact" for v in shown),
+        residual=any(v.size == "exact" and v.interval for v in shown),
     )
 
 
 def unmeasured(entry: Mapping[str, Any], printed: Mapping[tuple[str, str], Printed]) -> str:
     """Say in words which number the paper prints and this run does not measure."""
     row, column = fmt.clean(entry.get("row", "")), fmt.clean(entry.get("column", ""))
-    unit = fmt.unit_of(column, entry.get("printed"), entry.get("unit"))
+    unit = fmt.unit_of(column, [entry.get("printed")], entry.get("unit"))
     known = printed.get((row, column))
     return f"{row}, {column} ({fmt.printed(entry.get('printed'), unit, known.digit if known else None)})"
 
@@ -156,10 +192,23 @@ def _head(column: str, cells: Sequence[CellView]) -> tuple[str, bool, str]:
     return column, any(cell.printed for cell in cells), sizes.pop() if len(sizes) == 1 else ""
 
 
+def _style(column: str, cells: Sequence[Mapping[str, Any]]) -> _Style:
+    """Return how the numbers of one column are written; a unit that any of its cells states is the column's."""
+    stated = next((c["unit"] for c in cells if c.get("unit")), None)
+    values = [_number(c, "measured") for c in cells]
+    exact = all(c.get("kind") == "exact" for c in cells)
+    unit = fmt.unit_of(column, values, stated, exact=exact)
+    ends = [(fmt.finite(c.get("low")), fmt.finite(c.get("high"))) for c in cells if c.get("kind") != "exact"]
+    halves = sorted((high - low) / 2 for low, high in ends if low is not None and high is not None and high > low)
+    spread = halves[len(halves) // 2] if halves else None
+    n = max(fmt.finite(c.get("n")) or 0 for c in cells)
+    return _Style(unit, fmt.decimals(unit, n, values, spread=spread, exact=exact))
+
+
 def _cell(
     cell: Mapping[str, Any],
     ident: str,
-    most: Mapping[str, float],
+    styles: Mapping[str, _Style],
     controls: Sequence[str],
     notes: Sequence[str],
     printed: Mapping[tuple[str, str], Printed],
@@ -167,32 +216,42 @@ def _cell(
     """Write one cell as text."""
     row, column = fmt.clean(cell.get("row", "")), fmt.clean(cell.get("column", ""))
     measured, low, high = (_number(cell, name) for name in ("measured", "low", "high"))
-    unit = fmt.unit_of(column, measured, cell.get("unit"))
-    places = fmt.decimals(unit, most[column])
+    exact = cell.get("kind") == "exact"
+    style = styles[column]
+    if cell.get("unit") and cell["unit"] != style.unit:
+        style = _style(column, [cell])
     known = printed.get((row, column))
     verdict = fmt.clean(cell.get("verdict") or "not printed")
     label, value = _control(cell)
-    beside = "percent" if _SHARES.search(label) else unit
-    beside_places = fmt.decimals(beside, value.get("n"))
+    beside = _beside(label, value, style)
     return CellView(
         ident=ident,
         row=row,
         column=column,
-        measured=fmt.number(measured, unit, places),
-        interval=fmt.interval(low, high, unit, places),
-        size="exact" if cell.get("kind") == "exact" else f"n {fmt.count(cell.get('n'))}",
+        measured=style.write(measured),
+        interval=fmt.residual(low, high, style.unit) if exact else style.interval(low, high),
+        size="exact" if exact else f"n {fmt.count(cell.get('n'))}",
         printed=""
         if cell.get("printed") is None
-        else fmt.printed(cell["printed"], unit, known.digit if known else None),
+        else fmt.printed(cell["printed"], style.unit, known.digit if known else None),
         mark=fmt.clean(cell.get("mark") or ""),
         verdict=verdict,
         style=VERDICTS.get(verdict, ("none", ""))[0],
-        control=fmt.number(value.get("measured"), beside, beside_places) if value else "",
-        control_interval=fmt.interval(value.get("low"), value.get("high"), beside, beside_places),
+        control=beside.write(_number(value, "measured")) if value else "",
+        control_interval=""
+        if value.get("low") == value.get("high")
+        else beside.interval(value.get("low"), value.get("high")),
         control_mark=_letter(controls.index(label), controls) if value else "",
         p=fmt.p_value(cell.get("p")),
         note=notes.index(fmt.clean(cell["note"])) + 1 if cell.get("note") else 0,
     )
+
+
+def _beside(label: str, control: Mapping[str, Any], style: _Style) -> _Style:
+    """Return how a control is written: as what it stands beside, unless its own name or unit says otherwise."""
+    named = fmt.unit_of(label, [control.get("measured")], control.get("unit"))
+    unit = named if control.get("unit") or fmt.speaks_of_shares(label) else style.unit
+    return _Style(unit, fmt.decimals(unit, control.get("n"), [control.get("measured")]))
 
 
 def _number(cell: Mapping[str, Any], name: str) -> Any:
@@ -248,8 +307,7 @@ def _entry(value: object, column: str) -> str:
         return fmt.MISSING
     if isinstance(value, float):
         # Only columns that speak of a share are shares: a loss of 0.4 is not 40%.
-        shares = any(w in column.lower() for w in ("error", "accuracy", "share", "found", "transfer", "rate", "%"))
-        unit = fmt.unit_of(column, value) if shares or fmt.unit_of(column, 2.0) == "distortion" else "plain"
+        unit = fmt.unit_of(column, [value], exact=True)
         return fmt.number(value, unit, {"percent": 2, "distortion": 3}.get(unit))
     if isinstance(value, int) and not isinstance(value, bool):
         return fmt.count(value)

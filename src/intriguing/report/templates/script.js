@@ -35,3 +35,22 @@ for (const table of document.querySelectorAll("table.compare")) {
   table.addEventListener("pointerover", (event) => mark(event.target));
   table.addEventListener("pointerleave", () => mark(null));
 }
+
+// Code: a link to a function opens its source.
+const open = () => {
+  const entry = location.hash.length > 1 ? document.getElementById(decodeURIComponent(location.hash.slice(1))) : null;
+  if (entry !== null && entry.matches(".function")) for (const d of entry.querySelectorAll("details")) d.open = true;
+};
+window.addEventListener("hashchange", open);
+open();
+
+// Contents: the list closes when it has been used, or when the reader turns away.
+const toc = document.querySelector(".toc");
+if (toc !== null) {
+  document.addEventListener("click", (event) => {
+    if (event.target.closest(".toc nav a") !== null || event.target.closest(".toc") === null) toc.open = false;
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") toc.open = false;
+  });
+}
