@@ -1,0 +1,1 @@
+"""What the units of a net stand for: single units, directions, the images and the patches that drive them."""
