@@ -1,0 +1,1 @@
+"""How much a layer, and a whole net, can stretch a perturbation: operator norms, Lipschitz bounds, measured gains."""
