@@ -200,7 +200,8 @@ def test_report_writes_the_same_bytes_and_changes_no_cell(run: Path, finished: P
 
 def test_report_of_an_unfinished_run_says_which_command_ends_it(finished: Path, tmp_path: Path) -> None:
     folder = small_run.copied(finished, tmp_path / "run", without="figure 7")
-    with pytest.raises(StoreError, match=r"figure-7 is not finished .*`intriguing reproduce table-1 table-2 figure-7 --images 8 --nets 1 "):
+    command = "intriguing reproduce table-1 table-2 figure-7 --images 8 --nets 1 "
+    with pytest.raises(StoreError, match=f"figure-7 is not finished .*`{command}"):
         workflow.report(folder)
 
 

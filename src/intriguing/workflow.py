@@ -82,13 +82,14 @@ def reproduce(
     study, exhibits = choose(names)
     where = _device(device)
     asked, settings = settings, dataclasses.replace(settings, photographs=_photographs(settings, data_dir))
-    cells = [exhibit.cell(settings) for exhibit in exhibits]
     splits = Splits(settings, data_dir=data_dir)
+    settings = dataclasses.replace(settings, examples=len(splits("train").labels))
     if settings.images > len(splits("train").labels):
         raise InputError(
             f"images: {settings.images} asked for, but {settings.data} has only "
-            f"{len(splits('train').labels)} training images; pass --images with at most that many"
+            f"{settings.examples} training images; pass --images with at most that many"
         )
+    cells = [exhibit.cell(settings) for exhibit in exhibits]
     wanted = sorted({"train", "test"} | {split for cell in cells for split in _splits_of(cell)})
     hashes = {split: splits(split).hash for split in wanted}
     folder = Path(out) if out is not None else Path("runs") / f"{study.name}-{_slug(settings.data)}"

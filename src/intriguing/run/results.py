@@ -103,7 +103,7 @@ def _measured(exhibit: Exhibit, record: Record) -> dict[tuple[str, str], Mapping
         if cell["kind"] not in _KINDS:
             raise InputError(f"a cell of {exhibit.name} is of kind {cell['kind']!r}; expected {_KINDS}")
         if cell["kind"] == "sampled" and "control" not in cell:
-            raise InputError(f"a sampled cell of {exhibit.name} has no control: {dict(cell)}; say what it is held against")
+            raise InputError(f"a sampled cell of {exhibit.name} has no control to be held against: {dict(cell)}")
         place = (cell["row"], cell["column"])
         if place in measured:
             raise InputError(f"{exhibit.name} has two cells for row {place[0]!r}, column {place[1]!r}")

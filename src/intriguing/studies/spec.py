@@ -86,6 +86,7 @@ class Settings:
         photographs: name of the colour photographs for the large nets; None: the set `data` stands in for them.
         photo_size: their side in pixels.
         full: every arm of every comparison, at least five seeds each, where the default takes a few.
+        examples: how many training images the set has; the run fills it in.
     """
 
     data: str = "digits"
@@ -96,6 +97,7 @@ class Settings:
     photographs: str | None = None
     photo_size: int = 112
     full: bool = False
+    examples: int | None = None
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ _DISTORTION_1 = {
     "AE400-10": Printed(0.086, "s", 0.001),
 }
 
-_TRANSFER_2 = {
+TRANSFER_2 = {
     "FC10(1e-4)": "100s 11.7m 22.7m 2s 3.9m 2.7s",
     "FC10(1e-2)": "87.1s 100m 35.2m 35.9s 27.3m 9.8s",
     "FC10(1)": "71.9s 76.2m 100m 48.1s 47m 34.4s",
@@ -116,7 +116,7 @@ _PRINTED_1 = {
     **{(net, "found"): Printed(1.0, "v", 0.01) for net in NETS},
 }
 _PRINTED_2 = {
-    **percents(_TRANSFER_2, NETS),
+    **percents(TRANSFER_2, NETS),
     **{(net, transfer.DISTORTION): value for net, value in _DISTORTION_1.items()},
     **{(transfer.noise_row(std), transfer.DISTORTION): Printed(std, "s", 0.1) for std in STDS},
 }

@@ -54,6 +54,29 @@ def pool(names: tuple[str, ...], settings: Settings) -> dict[str, Cell]:
     return needs
 
 
+def alexnet(settings: Settings, *, untrained: bool = False) -> Cell:
+    """Return the cell that trains AlexNet at reduced width on the photographs, or leaves it as it was born."""
+    chosen: dict[str, Any] = {"net": "AlexNet", "seed": settings.seed, "data": "photographs/"}
+    if untrained:
+        chosen["steps"] = 0
+    return Cell(
+        "intriguing.training.convolutional:train",
+        chosen,
+        data=("photographs/train", "photographs/test"),
+        label="train AlexNet" if not untrained else "AlexNet, untrained",
+    )
+
+
+def convnet(settings: Settings) -> Cell:
+    """Return the cell that trains the small convolutional net on the run's own images."""
+    return Cell(
+        "intriguing.training.convolutional:train",
+        {"net": "ConvNet", "seed": settings.seed},
+        data=("train", "test"),
+        label="train ConvNet",
+    )
+
+
 def percents(lines: Mapping[str, str], columns: tuple[str, ...]) -> dict[tuple[str, str], Printed]:
     """Read lines of percentages with their marks, ``"100s 11.7m"``, as fractions."""
     printed = {}

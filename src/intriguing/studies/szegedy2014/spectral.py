@@ -1,0 +1,117 @@
+"""Section 4.3: how far a perturbation can grow from layer to layer. Table 5, and what small bounds are good for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from intriguing.experiments import lipschitz, spectral
+from intriguing.studies.spec import Cell, Exhibit, Printed, Settings
+from intriguing.studies.szegedy2014.cells import AUTOENCODER, SIGMOID, alexnet, attack, sparsity_of, train
+
+INSTABILITY_NETS = ("FC10(1e-4)", *SIGMOID, AUTOENCODER)
+PENALISED = "FC100-100-10"
+
+
+def _table_5(settings: Settings) -> Cell:
+    chosen = {"images": 32, "steps": 20, "seed": settings.seed, "data": "photographs/", "full_width": settings.full}
+    return Cell(
+        "intriguing.experiments.spectral:table_5",
+        chosen,
+        needs={"net": alexnet(settings)},
+        data=("photographs/test",),
+        label="table 5",
+    )
+
+
+def _instability(settings: Settings) -> Cell:
+    needs: dict[str, Cell] = {}
+    for net in INSTABILITY_NETS:
+        trained = train(net, settings, sparsity=sparsity_of(net))
+        needs |= {f"{net}/net": trained, f"{net}/all": attack(net, settings, trained, "all")}
+    chosen = {"nets": list(INSTABILITY_NETS), "images": 64, "steps": 40, "draws": 16, "seed": settings.seed}
+    return Cell(
+        "intriguing.experiments.spectral:instability", chosen, needs=needs, data=("test",), label="layer by layer"
+    )
+
+
+def _penalty(settings: Settings) -> Cell:
+    strengths = [0.0, 1e-4, 1e-3, 1e-2] if settings.full else [0.0, 1e-3, 1e-2]
+    decays = [1e-4, 3e-4, 1e-3] if settings.full else [1e-3]
+    seeds = [settings.seed + index for index in range(5 if settings.full else 2)]
+    needs: dict[str, Cell] = {}
+    rows: list[tuple[str, dict[str, Any]]] = [
+        (lipschitz.penalty_row(strength), {"strength": strength}) for strength in strengths
+    ]
+    rows += [(lipschitz.decay_row(decay), {"strength": 0.0, "decay": [decay] * 3}) for decay in decays]
+    for row, hyper in rows:
+        for seed in seeds:
+            trained = Cell(
+                "intriguing.training.lipschitz:train_penalised",
+                {"net": PENALISED, "seed": seed, **hyper},
+                data=("train", "test"),
+                label=f"train {PENALISED}, {row}, seed {seed}",
+            )
+            needs |= {
+                f"{row}/{seed}/net": trained,
+                f"{row}/{seed}/random": attack(PENALISED, settings, trained, "random"),
+            }
+    chosen = {"net": PENALISED, "strengths": strengths, "decays": decays, "seeds": seeds, "seed": settings.seed}
+    return Cell(
+        "intriguing.experiments.lipschitz:lipschitz_penalty",
+        chosen,
+        needs=needs,
+        data=("test",),
+        label="penalty on layer bounds",
+    )
+
+
+_BOUNDS = {
+    "conv1": Printed(2.75, "s", 0.01),
+    "conv2": Printed(10.0, "s", 1.0),
+    "conv3": Printed(7.0, "s", 1.0),
+    "conv4": Printed(7.5, "s", 0.1),
+    "conv5": Printed(11.0, "s", 1.0),
+    "fc1": Printed(3.12, "s", 0.01),
+    "fc2": Printed(4.0, "s", 1.0),
+    "fc3": Printed(4.0, "s", 1.0),
+}
+
+TABLE_5 = Exhibit(
+    name="table-5",
+    title="How much can a layer magnify?",
+    claim="The largest singular value of every layer of AlexNet is well above 1, so a small perturbation can grow "
+    "from layer to layer: their product bounds the instability of the whole net.",
+    reading="The print is of weights trained on ImageNet, which are not part of this run; ours is the same "
+    "architecture at reduced width, trained here, so the numbers need not agree, and an untrained net stands "
+    "beside each. The second column is what the printed formula for strided convolutions gives: for the first layer "
+    "a quarter of the true norm. The gains say how far perturbations of real inputs really grow: far less than the "
+    "bounds allow.",
+    source="section 4.3, Table 5",
+    cell=_table_5,
+    printed={(layer, spectral.BOUND): value for layer, value in _BOUNDS.items()},
+)
+
+INSTABILITY = Exhibit(
+    name="instability",
+    title="A very weak bound, as a number",
+    claim="The product of layer norms bounds how far a perturbation can grow. Large bounds do not imply adversarial "
+    "examples, but small ones exclude them.",
+    reading="For each net: the product of its layers' bounds, the largest growth that gradient ascent finds from test "
+    "images, and their ratio, which says how loose the bound is. Then the radius inside which the bound excludes any "
+    "adversarial example, as a share of the distance at which the attack finds one. The predicted gain of a random "
+    "direction is an estimate under the assumption of uncorrelated weights; it is not a bound.",
+    source="section 4.3",
+    cell=_instability,
+)
+
+LIPSCHITZ_PENALTY = Exhibit(
+    name="lipschitz-penalty",
+    title="Penalise the bound, and see",
+    claim="Since small bounds exclude adversarial examples, penalising each layer's bound in training may help. The "
+    "paper suggests it and makes no experiment.",
+    reading="A penalty on every layer's largest singular value against none, from the same starting weights. The "
+    "product of bounds falls by orders of magnitude; what matters is what that costs in test error and what it buys "
+    "in distance. Plain weight decay, which shrinks all singular values, is the control.",
+    source="section 4.3, suggestion at its end",
+    cell=_penalty,
+)
