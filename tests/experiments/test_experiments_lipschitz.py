@@ -135,4 +135,4 @@ def test_the_record_is_complete() -> None:
                 places = [point["x"] for point in series["points"]]
                 assert places == sorted(places)
         assert all(finding.endswith(".") for finding in record.values["findings"])
-        assert len(record.values["findings"]) == 2
+        assert len(record.values["findings"]) == 3

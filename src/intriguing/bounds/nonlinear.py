@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own abbreviation)
 
-from intriguing.bounds.operators import Pair, dense_norm
-from intriguing.bounds.singular import Norm
+from intriguing.bounds.operators import Norm, Pair, dense_norm
 from intriguing.errors import InputError
 
 ACTIVATIONS: dict[type[nn.Module], Callable[[Any], float]] = {

@@ -95,8 +95,7 @@ def lipschitz_penalty(
     for name, row in rows.items():
         rival = plain
         if name in map(penalty_row, filter(None, strengths)):
-            # What plain decay pays for about the same bound.
-            rival = min((rows[decay_row(d)] for d in decays), key=lambda r: abs(math.log(r.product / row.product)))
+            rival = _rival(row, rows, decays) or plain
         control = {"label": rival.name, "measured": rival.product} if rival is not row else None
         note = None if len(row.products) == 1 else f"geometric mean of {len(row.products)} nets"
         cells.append(exact(name, PRODUCT, row.product, lipschitz_penalty, control=control, note=note))
@@ -119,7 +118,7 @@ def lipschitz_penalty(
             "cells": cells,
             "figures": figures,
             "tables": [table],
-            "findings": _findings(rows, estimates, strengths),
+            "findings": _findings(rows, estimates, strengths, decays),
         }
     )
 
@@ -142,6 +141,12 @@ def _estimates(row: _Row, plain: _Row, seed: int) -> dict[str, Estimate]:
         found[CHANGE] = statistics.mean((row.wrong - plain.wrong).tolist(), draw)
         found[RISE] = statistics.mean((row.sizes - plain.sizes).tolist(), draw)
     return found
+
+
+def _rival(row: _Row, rows: Mapping[str, _Row], decays: Sequence[float]) -> _Row | None:
+    """Return the nets with plain weight decay whose product is nearest, or None where there are none."""
+    candidates = [rows[decay_row(decay)] for decay in decays]
+    return min(candidates, key=lambda r: abs(math.log(r.product / row.product)), default=None)
 
 
 def _same(estimates: Mapping[str, Mapping[str, Estimate]], rival: _Row, column: str) -> Estimate:
@@ -210,7 +215,10 @@ def _layers(inputs: Inputs, rows: Mapping[str, _Row], seeds: Sequence[int]) -> d
 
 
 def _findings(
-    rows: Mapping[str, _Row], estimates: Mapping[str, Mapping[str, Estimate]], strengths: Sequence[float]
+    rows: Mapping[str, _Row],
+    estimates: Mapping[str, Mapping[str, Estimate]],
+    strengths: Sequence[float],
+    decays: Sequence[float],
 ) -> list[str]:
     plain = rows[PLAIN]
     penalised = [rows[penalty_row(strength)] for strength in strengths if strength]
@@ -228,7 +236,13 @@ def _findings(
     if rise.n:
         before, after = estimates[PLAIN][RANDOM], estimates[row.name][RANDOM]
         found.append(
-            f"The mean distance to the nearest example goes from {before.measured:.4f} to {after.measured:.4f} per "
-            f"pixel (95% interval of the change {rise.low:+.4f} to {rise.high:+.4f})."
+            f"The mean distortion of the nearest examples of a random wrong class goes from {before.measured:.4f} to "
+            f"{after.measured:.4f} (95% interval of the change {rise.low:+.4f} to {rise.high:+.4f})."
+        )
+    rival = _rival(row, rows, decays)
+    if rival is not None:
+        found.append(
+            f"Plain weight decay that comes nearest to this bound ({rival.product:.1f}) costs "
+            f"{100 * estimates[rival.name][CHANGE].measured:+.2f} points."
         )
     return found

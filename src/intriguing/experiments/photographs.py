@@ -28,10 +28,10 @@ from intriguing.training.convolutional import model
 TRAINED = "AlexNet"
 UNTRAINED = "AlexNet, untrained"
 ACCURACY = "test accuracy"
-REACHED = "reach the class"
+REACHED = "share that reaches the class"
 DISTORTION = "mean distortion"
 RUNNER_UP = "mean distortion to the second-best answer"
-CHANGED = "another answer under noise of the same norm"
+CHANGED = "share changed by noise of the same norm"
 
 TARGETS = ("class", "runner-up")
 
@@ -193,7 +193,7 @@ def figure_5(inputs: Inputs, *, seed: int, magnify: float = 10.0, shown: int = 8
             "title": f"How far is an image from “{goal}”?",
             "caption": "One curve per net, one value per image: the root mean square change of a pixel, where "
             "black to white is 1. A rule marks the printed mean. The untrained net has the same layers and its "
-            "first random weights, and gives nearly every image the same answer.",
+            "first random weights, and is led away from its own answers.",
             "x": "distortion (rms pixel change)",
             "column": DISTORTION,
             "series": [
@@ -206,19 +206,8 @@ def figure_5(inputs: Inputs, *, seed: int, magnify: float = 10.0, shown: int = 8
         "id": "photograph-distances",
         "title": "The distances in full",
         "caption": "Over the images that reached the class: distortion and its spread, the same as an L2 "
-        "distance, and the forward plus backward passes that the search spent on one image.",
-        "columns": [
-            "net",
-            "led to",
-            "attacked",
-            "reached",
-            "mean",
-            "median",
-            "5th percentile",
-            "largest",
-            "mean L2",
-            "passes, mean",
-        ],
+        "distance, and the mean number of forward plus backward passes that the search spent on one image.",
+        "columns": ["net", "led to", "reached", "mean", "median", "5th percentile", "largest", "mean L2", "passes"],
         "rows": [_line(*place, attacked, distortions[place]) for place, attacked in attacks.items()],
     }
     return Record(
@@ -298,9 +287,9 @@ def _gallery(
 
 def _line(row: str, column: str, attacked: Record, distortions: Sequence[float]) -> list[str]:
     """Return one line of the table of distances."""
-    goal = f"“{attacked.values['class']}”" if column == DISTORTION else "its second-best answer"
+    goal = f"“{attacked.values['class']}”" if column == DISTORTION else "second-best"
     values = torch.tensor([value for value in distortions if not math.isnan(value)], dtype=torch.float64)
-    start = [row, goal, str(attacked.values["attacked"]), str(len(values))]
+    start = [row, goal, f"{len(values)} of {attacked.values['attacked']}"]
     passes = f"{attacked.values['passes_mean']:.0f}"
     if not len(values):
         return [*start, *["-"] * 5, passes]

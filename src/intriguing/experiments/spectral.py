@@ -53,7 +53,7 @@ WHOLE = "whole net"
 
 _DRAWS = 4  # random directions beside each one found
 _SMALL = 1e-3  # norm of the random perturbations of which the heuristic speaks, in pixel units
-_RELATIVE = 1e-8  # of a norm: no residual of `bounds.singular` is larger
+_RELATIVE = 1e-11  # of a norm: no residual of `bounds.operators` is larger
 
 
 @dataclass(frozen=True)

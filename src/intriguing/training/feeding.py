@@ -9,7 +9,7 @@ the layers above it. The layers take turns (D17).
   the image and r. The sum is clipped to the box of the layer, [0, 1] for pixels and sigmoid units (D18).
 - Nothing flows from a pool into the layers below it.
 - DEVIATION: a turn lasts some steps, not an epoch. Examples are made for the net of the moment; in turns of an
-  epoch the pools were stale and the test error rose.
+  epoch the pools grew stale, and little or nothing was gained.
 - DEVIATION: of the images drawn for a pool, only those with the smallest margins are attacked, towards the likeliest
   wrong class, so that the pool holds the nearest examples. With examples of images drawn uniformly, or of random
   wrong classes, the test error rose: r was then nearly as long as the way to another class.
