@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from intriguing.studies.spec import Cell, Exhibit, Settings
-from intriguing.studies.szegedy2014.cells import train
+from intriguing.studies.szegedy2014.cells import AUTOENCODER, sparsity_of, train
 
 LINEAR, SIGMOID = "FC10(1e-4)", "FC100-100-10"
-JUDGE = "FC200-200-10"
+JUDGE = AUTOENCODER
 RATIO = 1.5  # radius of the balls over the distance of the nearest example
 
 _SMALL_SET = 5_000  # training images below which a set gets fewer nets
@@ -22,7 +22,7 @@ def _small(settings: Settings) -> bool:
 def _nearest(net: str, settings: Settings) -> Cell:
     return Cell(
         "intriguing.experiments.smoothness:nearest",
-        {"net": net, "images": settings.images, "seed": settings.seed},
+        {"net": net, "images": max(400, settings.images), "seed": settings.seed},
         needs={"net": train(net, settings)},
         data=("test",),
         label=f"nearest examples of test images, {net}",
@@ -34,26 +34,28 @@ def _nearest(net: str, settings: Settings) -> Cell:
 
 def _data_or_architecture(settings: Settings) -> Cell:
     small = _small(settings)
-    most = settings.examples or 1_000
-    base = min(most, 10_000)
     seeds = [settings.seed + index for index in range(max(5, settings.nets) if settings.full else 2)]
-    sizes = sorted({most // 16, most // 4, most} if small else {1_000, 3_000, 10_000, 30_000, most})
-    if settings.full and small:
-        sizes = sorted({*sizes, most // 8, most // 2})
-    widths = [25, 50, 100, 200, 400] if settings.full else [25, 100, 400]
-    depths = [1, 2, 3, 4] if settings.full else [1, 2, 3]
-    images = settings.images if settings.full else min(settings.images, 32 if small else 64)
+    base = 0.75 if small else 1 / 6  # share of the training set that the other arms learn
+    shares = [0.08, 0.25, 0.75] if small else [1 / 60, 1 / 20, 1 / 6, 1 / 2, 1.0]
+    widths = [25, 100, 400] if small else [25, 50, 100, 200, 400]
+    depths = [1, 2, 3]
+    if settings.full:
+        shares = [0.04, 0.08, 0.16, 0.25, 0.5, 0.75, 1.0] if small else [1 / 200, *shares]
+        widths, depths = [12, 25, 50, 100, 200, 400, 800], [1, 2, 3, 4]
+    images = settings.images if settings.full else min(settings.images, 48 if small else 96)
     needs: dict[str, Cell] = {}
 
-    def point(label: str, x: float, **chosen: Any) -> dict[str, Any]:
-        chosen = {"hidden": [100, 100], "activation": "sigmoid", "examples": base, **chosen}
-        if small:
-            chosen["steps"] = 600
+    def point(label: str | None = None, x: float | None = None, **varied: Any) -> dict[str, Any]:
+        """Return a point of an arm; without a label it is named by the number of images."""
+        chosen = {"hidden": [100, 100], "activation": "sigmoid", "examples": base, "stop": True, **varied}
+        chosen["steps"] = 600 if small else 3_000
         keys = []
         for seed in seeds:
-            what = f"{chosen['hidden']}, {chosen['activation']}, {chosen['examples']} images, seed {seed}"
-            if not chosen.get("stop", True):
-                what += ", whole schedule"
+            what = (
+                f"{chosen['activation']} {'-'.join(map(str, chosen['hidden']))}, {chosen['examples']:.3g} of the data"
+            )
+            what += "" if chosen["stop"] else ", equal steps"
+            what += f", seed {seed}"
             trained = Cell(
                 "intriguing.training.sweep:train_fc",
                 {**chosen, "seed": seed},
@@ -70,25 +72,26 @@ def _data_or_architecture(settings: Settings) -> Cell:
             keys.append(what)
         return {"label": label, "x": x, "keys": keys}
 
-    def arm(name: str, unit: str, scale: str, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "id": name.replace(" ", "-"),
-            "name": name,
-            "unit": unit,
-            "axis": name,
-            "scale": scale,
-            "points": points,
-        }
+    def arm(name: str, unit: str, axis: str, scale: str, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        ident = name.replace(" ", "-").replace(",", "")
+        return {"id": ident, "name": name, "unit": unit, "axis": axis, "scale": scale, "points": points}
 
+    images_axis, steps_axis = "training images", "training images, equal steps"
     arms = [
-        arm("training images", "decade of images", "decade", [point(f"{n:,}", n, examples=n) for n in sizes]),
-        arm("width", "doubling", "doubling", [point(str(w), w, hidden=[w, w]) for w in widths]),
-        arm("depth", "added layer", "step", [point(str(d), d, hidden=[100] * d) for d in depths]),
-        arm("activation", "", "kind", [point(name, 0, activation=name) for name in ("sigmoid", "tanh", "relu")]),
-    ]
-    if settings.full:
-        whole = [point(f"{n:,}", n, examples=n, stop=False) for n in sizes]
-        arms.insert(1, arm("training images, whole schedule", "decade of images", "decade", whole))
+        arm(images_axis, "decade of images", images_axis, "decade", [point(examples=share) for share in shares]),
+        arm(
+            "width", "doubling", "units in each of two hidden layers", "doubling",
+            [point(str(width), width, hidden=[width, width]) for width in widths],
+        ),
+        arm(
+            "depth", "added layer", "hidden layers of 100 units", "step",
+            [point(str(depth), depth, hidden=[100] * depth) for depth in depths],
+        ),
+        arm("activation", "", "", "kind", [point(name, 0, activation=name) for name in ("sigmoid", "tanh", "relu")]),
+    ]  # fmt: skip
+    if settings.full or not small:
+        steps = [point(examples=share, stop=False) for share in shares]
+        arms.insert(3, arm(steps_axis, "decade of images", steps_axis, "decade", steps))
     return Cell(
         "intriguing.experiments.slopes:data_or_architecture",
         {"arms": arms, "seed": settings.seed},
@@ -102,7 +105,7 @@ def _data_or_architecture(settings: Settings) -> Cell:
 
 
 def _improbable(settings: Settings) -> Cell:
-    small = _small(settings)
+    moves = 20 if settings.full else 10
     trained, nearest = train(SIGMOID, settings), _nearest(SIGMOID, settings)
     both = {"net": trained, "nearest": nearest}
     seed = settings.seed
@@ -111,7 +114,7 @@ def _improbable(settings: Settings) -> Cell:
         "volumes": Cell(
             "intriguing.experiments.rare:volumes",
             {
-                "net": SIGMOID, "ratio": RATIO, "floor": -8.0, "particles": 50, "keep": 0.2, "moves": 10,
+                "net": SIGMOID, "ratio": RATIO, "floor": -8.0, "particles": 50, "keep": 0.2, "moves": moves,
                 "samples": 1_000, "seed": seed,
             },
             needs=both,
@@ -122,7 +125,8 @@ def _improbable(settings: Settings) -> Cell:
             "intriguing.experiments.rare:depths",
             {
                 "net": SIGMOID, "points": 64 if settings.full else 16, "repeats": 5 if settings.full else 3,
-                "particles": 100, "keep": 0.5, "moves": 10, "samples": 20_000, "seed": seed,
+                "particles": 100, "keep": 0.5, "moves": moves, "samples": 100_000 if settings.full else 20_000,
+                "seed": seed,
             },
             needs=both,
             data=("test",),
@@ -131,8 +135,8 @@ def _improbable(settings: Settings) -> Cell:
         "closed-form": Cell(
             "intriguing.experiments.rare:closed_form",
             {
-                "net": LINEAR, "decades": [-4, -12] if small else [-4, -12, -30], "repeats": 8, "particles": 100,
-                "keep": 0.5, "moves": 10, "seed": seed,
+                "net": LINEAR, "decades": [-4, -12, -30], "repeats": 8, "particles": 100,
+                "keep": 0.5, "moves": moves, "seed": seed,
             },
             needs={"net": train(LINEAR, settings)},
             data=("test",),
@@ -150,7 +154,7 @@ def _smoothness(settings: Settings) -> Cell:
     nets = (LINEAR, SIGMOID)
     needs = {f"{net}/net": train(net, settings) for net in nets}
     needs |= {f"{net}/nearest": _nearest(net, settings) for net in nets}
-    chosen = {"nets": list(nets), "images": 2_000, "accuracy": 0.95, "seed": settings.seed}
+    chosen = {"nets": list(nets), "images": 10_000 if settings.full else 2_000, "accuracy": 0.95, "seed": settings.seed}
     return Cell("intriguing.experiments.smoothness:smoothness", chosen, needs=needs, data=("test",), label="smoothness")
 
 
@@ -159,58 +163,59 @@ def _invariance(settings: Settings) -> Cell:
     chosen = {
         "nets": list(nets),
         "judge": JUDGE,
-        "images": settings.images if settings.full else min(settings.images, 48 if not _small(settings) else 16),
+        "images": settings.images if settings.full else min(settings.images, 64),
         "tries": 8,
         "shown": 6,
         "seed": settings.seed,
     }
-    needs = {f"{net}/net": train(net, settings) for net in (*nets, JUDGE)}
+    needs = {f"{net}/net": train(net, settings, sparsity=sparsity_of(net)) for net in (*nets, JUDGE)}
     return Cell("intriguing.experiments.invariance:invariance", chosen, needs=needs, data=("test",), label="invariance")
 
 
 DATA_OR_ARCHITECTURE = Exhibit(
     name="data-or-architecture",
-    title="Too little data, or the architecture?",
-    claim="The paper shows that adversarial examples are there and does not say why: a net may have seen too little, "
-    "or be built so that they cannot be avoided.",
-    reading="Nets that differ in one thing, each attacked on the same test images. A slope above zero means that more "
-    "of it pushes the nearest mistake away; its interval is over nets and images. Under each distance stands what "
-    "noise of that size does, which is the control.",
-    source="section 6, left open",
+    title="Too little data, or the wrong architecture?",
+    claim="The paper does not say why smoothness fails: whether more data would mend it, or another architecture.",
+    reading="One thing is varied at a time. Each slope says by what share the nearest example's distance changes "
+    "per tenfold data, doubled width or added layer, on images that all nets of the comparison get right. "
+    "The control deals the values out to the nets at random.",
+    source="section 6, a reader's question",
     cell=_data_or_architecture,
 )
 
 IMPROBABLE = Exhibit(
     name="improbable",
-    title="How rare is what lies next to every image?",
-    claim="Perhaps adversarial examples are of extremely low probability, so that a test set never shows one, and yet "
-    "dense like the rational numbers, so that one lies next to every test image. How often they appear is left open.",
-    reading="Around each test image a ball that reaches half as far again as its nearest adversarial example. The "
-    "share of the ball that is misclassified is estimated by multi-level splitting: an estimate, not a bound. Plain "
-    "sampling is the control, and a linear net, whose share is known exactly, the check.",
+    title="Almost impossible, and next to every image",
+    claim="Adversarial examples have so low a probability that a test set hardly ever shows one, yet one lies near "
+    "every test case. How often they occur is left open.",
+    reading="A ball around each test image, half as wide again as the distance of its nearest adversarial example. "
+    "The first two rows: how often the example is in it, and how often less than a millionth of it is "
+    "wrong. Below: how deep the share goes as the ball grows, how far repeats agree, and the estimate "
+    "beside plain Monte Carlo and beside a linear net whose share is known exactly. An estimate, not a "
+    "bound.",
     source="section 6",
     cell=_improbable,
 )
 
 SMOOTHNESS = Exhibit(
     name="smoothness",
-    title="Is the neighbourhood of an image one class?",
-    claim="Smoothness in the small, the assumption behind kernel methods, says that an image close enough to a "
-    "training image has its label. For deep nets it does not hold.",
-    reading="The radius of random noise under which a net keeps 95% of its right answers, and the share of test images "
-    "that have an adversarial example inside that same radius. The curves say the same: at one distance noise does "
-    "nothing and the nearest example everything.",
+    title="Is the neighbourhood of an image all one class?",
+    claim="Kernel methods assume that an image close enough to another has its label. Deep nets break the assumption.",
+    reading="The radius is the norm of random noise that leaves 95% of the right answers. Beside it: the share of "
+    "images that have an adversarial example nearer than that. The same size of change does next to "
+    "nothing without aim.",
     source="section 4",
     cell=_smoothness,
 )
 
 INVARIANCE = Exhibit(
     name="invariance",
-    title="The reverse: another digit, the same answer",
-    claim="Readers of the paper asked for the reverse of an adversarial example: a large change that any person sees "
-    "and the net does not.",
-    reading="An image is turned into one of another class, as an independent net judges it, without changing any logit "
-    "by more than a thousandth. Noise of the same norm, which changes the logits a lot, is the control.",
-    source="a reader's question to section 4",
+    title="The reverse: another image, the same answer to the last logit",
+    claim="The paper changes the answer without a visible change of the image. Can the image change visibly "
+    "without a change of the answer?",
+    reading="For each image A: is there one that an independent net reads as another class, with every logit "
+    "within 0.001 of A's? A random move of the same norm is the control. In the null space of the first "
+    "layer the same holds in closed form, the box left aside.",
+    source="a reader's question on section 4",
     cell=_invariance,
 )
