@@ -53,12 +53,12 @@ def image_folder(root: Path, classes: dict[str, int], *, side: int = 8, images: 
 def test_no_name_chooses_the_whole_study_and_names_come_in_its_order() -> None:
     study, exhibits = workflow.choose([])
     assert study.name == workflow.DEFAULT_STUDY
-    assert [e.name for e in exhibits] == ["table-1", "table-2", "figure-7"]
+    assert exhibits == list(study.exhibits)
     chosen = workflow.choose(["figure-7", "szegedy2014/table-1", "figure-7"])[1]
     assert [e.name for e in chosen] == ["table-1", "figure-7"]
 
 
-@pytest.mark.parametrize("name", ["table-3", "szegedy2014/", "", "szegedy2014/table-1/x", "nobody1999/table-1"])
+@pytest.mark.parametrize("name", ["table-9", "szegedy2014/", "", "szegedy2014/table-1/x", "nobody1999/table-1"])
 def test_an_unknown_name_is_refused_with_what_is_known(name: str) -> None:
     with pytest.raises(UnknownNameError, match=r"table-1|szegedy2014"):
         workflow.choose([name])

@@ -10,12 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from intriguing import attacks, data, errors, nets, norms, optim, rng
+    from intriguing import attacks, bounds, data, errors, nets, norms, optim, rng
     from intriguing.nets.load import Model
 
 __version__ = "0.1.0"
 
-__all__ = ["Model", "attacks", "data", "errors", "nets", "norms", "optim", "rng"]
+__all__ = ["Model", "attacks", "bounds", "data", "errors", "nets", "norms", "optim", "rng"]
 
 
 def __getattr__(name: str) -> Any:

@@ -207,7 +207,7 @@ def _findings(
     first = (
         f"With pools for all layers the test error is {100 * after.measured:.2f}%, without any "
         f"{100 * before.measured:.2f}% ({nets} each; difference {100 * change.measured:+.2f} points, 95% interval "
-        f"{100 * change.low:+.2f} to {100 * change.high:+.2f}, p = {p_values['all']:.2g} that it is no gain)."
+        f"{100 * change.low:+.2f} to {100 * change.high:+.2f}, one-sided p = {p_values['all']:.2g})."
     )
     found = [first]
     if sizes["none"].n and sizes["all"].n:

@@ -13,6 +13,8 @@ from intriguing.studies.spec import Exhibit
 
 # The opening shows original, perturbation and sum; controls that a gallery adds come later.
 _OPENING = 3
+# A gallery shows so many rows of a group at once, a section so many decks of cards; the rest is folded away.
+_ROWS, _DECKS = 6, 1
 
 
 def figures(
@@ -29,10 +31,15 @@ def figures(
     """
     pictures = (record.values.get("figures") or ()) if record else ()
     tensors = record.tensors if record else {}
-    return [
+    views = [
         _figure(_completed(picture, exhibit, cells), f"{ident}-figure-{i + 1}", tensors, album)
         for i, picture in enumerate(pictures)
     ]
+    for i, view in enumerate(views):
+        # What holds for all is said once.
+        view["repeats"] = any(view["caption"] == earlier["caption"] for earlier in views[:i])
+        view["folded"] = sum(bool(earlier["cards"]) for earlier in views[:i]) >= _DECKS and bool(view["cards"])
+    return views
 
 
 def _completed(picture: Mapping[str, Any], exhibit: Exhibit, cells: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -62,13 +69,13 @@ def _figure(picture: Mapping[str, Any], ident: str, tensors: Mapping[str, Any], 
     kind = fmt.clean(picture.get("kind", ""))
     tiles = [_group(g, tensors, album) for g in picture.get("groups") or ()] if kind == "gallery" else []
     deck = [cards.card(c, tensors, album) for c in picture.get("cards") or ()] if kind == "cards" else []
-    shown = [p for t in tiles for r in t["rows"] for p in r["images"]]
+    shown = [p for t in tiles for r in [*t["rows"], *t["more"]] for p in r["images"]]
     shown += [p for c in deck for p in [*c["top"], *(named for _, named in c["named"])]]
     return {
         "ident": ident,
         "kind": kind,
         "title": fmt.clean(picture.get("title", "")),
-        "caption": fmt.clean(picture.get("caption", "")),
+        "caption": fmt.prose(picture.get("caption", "")),
         "charts": None if kind in ("gallery", "cards") else charts.draw(picture, ident),
         "tiles": [t for t in tiles if t["rows"]],
         "cards": deck,
@@ -104,7 +111,7 @@ def _group(group: Mapping[str, Any], tensors: Mapping[str, Any], album: images.A
         rows.append(
             {
                 "label": fmt.clean(row.get("label", "")),
-                "note": fmt.clean(row.get("note", "")),
+                "note": fmt.prose(row.get("note", "")),
                 "images": pictures,
                 "shots": list(zip(names, pictures, strict=False)),
                 "compares": images.compares(plain),
@@ -114,7 +121,8 @@ def _group(group: Mapping[str, Any], tensors: Mapping[str, Any], album: images.A
     return {
         "title": fmt.clean(group.get("title", "")),
         "caption": fmt.clean(group.get("caption", "")),
-        "rows": rows,
+        "rows": rows[:_ROWS],
+        "more": rows[_ROWS:],
         "width": width,
         "named": any(columns),
         # Rows of images side by side on a desktop, so that digits stay large and the page short.
@@ -130,17 +138,25 @@ def _digits(rows: Sequence[Mapping[str, Any]]) -> bool:
 def opening(views: Sequence[Mapping[str, Any]], ident: str) -> dict[str, Any] | None:
     """Return the row of a gallery to open the page with, or None if there is none.
 
-    The first complete row that sets an image beside a changed one, else the first complete row.
+    The first complete row that sets an image beside a changed one, with a name for each; else beside a changed one;
+    else the first complete row.
 
     Args:
         views: what `figures` returned.
         ident: the section it links to.
     """
-    rows = [row for view in views for group in view["tiles"] for row in group["rows"]]
-    complete = [row for row in rows if row["images"] and all(row["images"])]
-    for row in [*(r for r in complete if r["compares"]), *complete]:
+    complete = [
+        (row, view["title"], group["named"])
+        for view in views
+        for group in view["tiles"]
+        for row in [*group["rows"], *group["more"]]
+        if row["images"] and all(row["images"])
+    ]
+    for row, title, named in sorted(complete, key=lambda entry: -(2 * entry[0]["compares"] + entry[2])):
         shots = row["shots"][:_OPENING]
         # A note may speak of images that the opening leaves out.
-        note = row["note"] if len(shots) == len(row["shots"]) else ""
-        return {"label": row["label"], "note": note, "shots": shots, "ident": ident, "compares": row["compares"]}
+        note = row["note"] if len(shots) == len(row["shots"]) else title
+        found = {"label": row["label"], "note": note, "shots": shots, "ident": ident}
+        # Images that their column names are original and result; others may be alike by chance.
+        return found | {"compares": row["compares"], "rank": 2 * row["compares"] + named}
     return None

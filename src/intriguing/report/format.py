@@ -15,6 +15,10 @@ Unit = Literal["percent", "distortion", "number", "ratio", "log10", "seconds"]
 MISSING = "—"
 MINUS = "\N{MINUS SIGN}"
 
+# A number with a power of ten as a programmer writes it, and a hyphen that is a minus; names of nets keep theirs.
+_SCIENTIFIC = re.compile(r"(?<![\w.(])(\d+(?:\.\d+)?)e([+-]?\d+)\b")
+_HYPHEN = re.compile(r"(?<![\w.)\]'’])-(?=\d)")
+
 # What a unit puts behind its number.
 _SIGNS: dict[Unit, str] = {"percent": "%", "ratio": "×", "seconds": "\N{NO-BREAK SPACE}s"}
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -47,6 +51,22 @@ _WIDE = 300
 def clean(text: object) -> str:
     """Return `text` as a string every UTF-8 file can hold; labels and file names may hold lone surrogates."""
     return str(text).encode("utf-8", "replace").decode("utf-8")
+
+
+def prose(text: object) -> str:
+    """Return a sentence with its numbers as a book prints them.
+
+    Example:
+        >>> prose("from -0.3 to 2e-14, for FC10(1e-4) and FC100-100-10")
+        'from −0.3 to 2×10⁻¹⁴, for FC10(1e-4) and FC100-100-10'
+    """
+    return _HYPHEN.sub(MINUS, _SCIENTIFIC.sub(_raised, clean(text)))
+
+
+def _raised(match: re.Match[str]) -> str:
+    """Return a number and its exponent as a product with a power of ten."""
+    power = f"10{str(int(match[2])).translate(_RAISED)}"
+    return power if float(match[1]) == 1 else f"{match[1]}×{power}"
 
 
 def finite(value: object) -> float | None:
@@ -160,6 +180,8 @@ def number(value: object, unit: Unit = "number", places: int | None = None, *, s
         return MISSING
     if unit == "percent":
         x *= 100
+        if math.isinf(x):
+            return "∞" if x > 0 else f"{MINUS}∞"
     text = _shortest(x) if places is None else f"{x:,.{places}f}"
     if not text.strip("-0.,"):
         text = text.lstrip("-")

@@ -85,9 +85,10 @@ def build(
             # Errata are for citing; they open the page only if it holds nothing else.
             findings=findings.strongest([(s["part"], s["ident"], s["findings"]) for s in proper or sections]),
             names={s["ident"]: fmt.heading(s["name"]) for s in sections},
-            hero=next((h for h in heroes if h["compares"]), heroes[0] if heroes else None),
+            hero=max(heroes, key=lambda h: h["rank"], default=None),
             judged=bool(judged),
             summary=_sentence(judged),
+            measured_on=_measured_on(run.get("settings") or {}),
             verdicts=tables.VERDICTS,
             marks=_MARKS,
             settings=fmt.flatten(run.get("settings") or {}),
@@ -223,7 +224,7 @@ def _of(study: Study, cells: Any) -> list[Mapping[str, Any]]:
 def _texts(record: Record | None, name: str) -> list[str]:
     """Return a list of texts from a record; empty if it has none."""
     given = record.values.get(name) if record else None
-    return [fmt.clean(t) for t in ([given] if isinstance(given, str) else given or ())]
+    return [fmt.prose(t) for t in ([given] if isinstance(given, str) else given or ())]
 
 
 def _sentence(cells: Sequence[tables.CellView]) -> str:
@@ -242,6 +243,21 @@ def _sentence(cells: Sequence[tables.CellView]) -> str:
     total = sum(number for _, number in counts)
     listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     return f"Of the {fmt.count(total)} printed numbers that this run measured again, {listed}."
+
+
+def _measured_on(settings: Mapping[str, Any]) -> str:
+    """Say on which images the run measured, and so what its verdicts can mean; empty if it does not tell."""
+    if not isinstance(settings.get("data"), str):
+        return ""
+    said = f"This run measured on “{fmt.clean(settings['data'])}”"
+    if settings.get("photographs"):
+        said += f" and, where the paper takes photographs, on “{fmt.clean(settings['photographs'])}”"
+    elif "photographs" in settings:
+        said += "; where the paper takes photographs, the same images, enlarged, stand in for them"
+    return (
+        f"{said}. A printed value belongs to the paper’s own images: on others it is a landmark and not a target, and "
+        "what should hold is the order of the numbers."
+    )
 
 
 def _slug(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from intriguing.report import format as fmt
@@ -23,6 +23,11 @@ VERDICTS: dict[str, tuple[str, str]] = {
     "differs": ("differs", "neither holds."),
     "not printed": ("none", "the paper gives no number to compare with."),
 }
+
+# A share under such a name is a difference of shares: points, and not per cent of anything.
+_DIFFERENCE = re.compile(r"\b(minus|differences?|change|excess|rise)\b")
+# Rows that only add to a table fold away if there are so many of them at least.
+_MANY = 3
 
 # A text that is a number with its sign or unit, as a record may write it.
 _NUMERIC = re.compile(r"[+\-\N{MINUS SIGN}]?\d[\d.,]*( ?%| s)?")
@@ -62,6 +67,34 @@ class CellView:
 
 
 @dataclass(frozen=True)
+class BlockView:
+    """Rows of a table that share columns; the page draws each block as a table of its own.
+
+    Attributes:
+        columns, rows: as in `TableView`, without the columns in which none of these rows has a cell.
+        folded: what the page says in the place of the rows until they are asked for; empty if they stand open.
+    """
+
+    columns: tuple[tuple[str, bool, str], ...]
+    rows: tuple[tuple[str, tuple[CellView | None, ...]], ...]
+    folded: str
+
+    @property
+    def slim(self) -> bool:
+        """Whether it has so few columns that it should not fill the page."""
+        return self._width <= 2
+
+    @property
+    def roomy(self) -> bool:
+        """Whether it has so few columns that a cell's small print may stand beside its number."""
+        return self._width <= 3
+
+    @property
+    def _width(self) -> int:
+        return len(self.columns) + sum(paper for _, paper, _ in self.columns)
+
+
+@dataclass(frozen=True)
 class TableView:
     """A table of cells.
 
@@ -73,6 +106,7 @@ class TableView:
         tally: (verdict, style class, how many cells), only those that occur.
         marks: the marks (v, s, m) that occur.
         functions: the functions that computed its cells.
+        blocks: the same rows and columns as the page draws them.
         sampled, exact, residual: whether any cell is sampled, any exact, any of these with a residual.
     """
 
@@ -84,6 +118,7 @@ class TableView:
     tally: tuple[tuple[str, str, int], ...]
     marks: tuple[str, ...]
     functions: tuple[str, ...]
+    blocks: tuple[BlockView, ...]
     sampled: bool
     exact: bool
     residual: bool
@@ -96,7 +131,7 @@ class TableView:
     @property
     def slim(self) -> bool:
         """Whether it has so few columns that it should not fill the page."""
-        return len(self.columns) + sum(paper for _, paper, _ in self.columns) <= 2
+        return all(block.slim for block in self.blocks)
 
     @property
     def compared(self) -> bool:
@@ -106,14 +141,19 @@ class TableView:
 
 @dataclass(frozen=True)
 class _Style:
-    """How the numbers of one column are written."""
+    """How the numbers of one column are written; `points`: they are differences of shares."""
 
     unit: fmt.Unit
     places: int | None
+    points: bool = False
 
     def write(self, value: Any) -> str:
         """Write one number with the column's decimals, or its own if the column shares none."""
-        return fmt.number(value, self.unit, fmt.own_decimals(value) if self.places is None else self.places)
+        places = fmt.own_decimals(value) if self.places is None else self.places
+        if self.points and fmt.finite(value) is not None:
+            text = fmt.number(value, self.unit, places, sign=False)
+            return f"{'+' if text.strip('0.,')[:1].isdigit() else ''}{text}\N{NO-BREAK SPACE}pts"
+        return fmt.number(value, self.unit, places)
 
     def interval(self, low: Any, high: Any) -> str:
         """Write an interval; empty if either end is missing."""
@@ -155,7 +195,7 @@ def table(
     rows = list(dict.fromkeys(fmt.clean(c.get("row", "")) for c in cells))
     columns = list(dict.fromkeys(fmt.clean(c.get("column", "")) for c in cells))
     controls = list(dict.fromkeys(_control(c)[0] for c in cells if _control(c)[1]))
-    notes = list(dict.fromkeys(fmt.clean(c["note"]) for c in cells if c.get("note")))
+    notes = list(dict.fromkeys(fmt.prose(c["note"]) for c in cells if c.get("note")))
     # A column keeps one number of decimals, so that its digits line up.
     styles = {c: _style(c, [x for x in cells if fmt.clean(x.get("column", "")) == c]) for c in columns}
     views: dict[tuple[str, str], CellView] = {}
@@ -163,10 +203,12 @@ def table(
         view = _cell(c, f"{ident}.{i + 1}", styles, controls, notes, printed)
         views[view.row, view.column] = view
     shown = [views[r, c] for r in rows for c in columns if (r, c) in views]
+    filled = [(r, tuple(views.get((r, c)) for c in columns)) for r in rows]
     return TableView(
         name=name,
         columns=tuple(_head(c, [v for v in shown if v.column == c]) for c in columns),
-        rows=tuple((r, tuple(views.get((r, c)) for c in columns)) for r in rows),
+        rows=tuple(filled),
+        blocks=tuple(_blocks(filled, columns)),
         controls=tuple((_letter(i, controls), label) for i, label in enumerate(controls)),
         notes=tuple(notes),
         tally=tally(shown),
@@ -190,6 +232,42 @@ def _head(column: str, cells: Sequence[CellView]) -> tuple[str, bool, str]:
     """Return a column's name, whether the paper printed any of it, and the size its cells share, if so."""
     sizes = {cell.size for cell in cells}
     return column, any(cell.printed for cell in cells), sizes.pop() if len(sizes) == 1 else ""
+
+
+def _blocks(rows: Sequence[tuple[str, tuple[CellView | None, ...]]], columns: Sequence[str]) -> list[BlockView]:
+    """Return the rows in blocks: apart where they share no column, and folded where they only add to others.
+
+    A table whose rows fall into sets without a common column is several tables. Within one, rows that the paper does
+    not print stand back behind those it does; where it prints none, the parts of a row (``net, layer``) behind it.
+    """
+    groups: list[tuple[set[int], list[int]]] = []
+    for i, (_, cells) in enumerate(rows):
+        held = {j for j, cell in enumerate(cells) if cell is not None}
+        met = [g for g in groups if g[0] & held]
+        groups = [g for g in groups if not g[0] & held]
+        groups.append((held.union(*(g[0] for g in met)), [k for g in met for k in g[1]] + [i]))
+    blocks: list[BlockView] = []
+    for _, members in sorted(groups, key=lambda g: g[1][0]):
+        block = [rows[i] for i in members]
+        names = {name for name, _ in block}
+        extra = [any(c is not None and c.printed for c in cells) for _, cells in block]
+        said = "that the paper does not print"
+        if not any(extra):
+            extra, said = [not any(name.startswith(f"{n}, ") for n in names) for name, _ in block], "in detail"
+        behind = [row for row, main in zip(block, extra, strict=True) if not main]
+        if len(behind) < _MANY:
+            blocks.append(_block(block, columns, ""))
+        else:
+            blocks.append(_block([row for row, main in zip(block, extra, strict=True) if main], columns, ""))
+            blocks.append(_block(behind, columns, f"{len(behind)} more rows {said}"))
+    return blocks
+
+
+def _block(rows: Sequence[tuple[str, tuple[CellView | None, ...]]], columns: Sequence[str], folded: str) -> BlockView:
+    """Return rows without the columns in which none of them has a cell."""
+    held = [j for j in range(len(columns)) if any(cells[j] is not None for _, cells in rows)]
+    heads = [_head(columns[j], [c for _, cells in rows if (c := cells[j]) is not None]) for j in held]
+    return BlockView(tuple(heads), tuple((name, tuple(cells[j] for j in held)) for name, cells in rows), folded)
 
 
 def _style(column: str, cells: Sequence[Mapping[str, Any]]) -> _Style:
@@ -220,6 +298,8 @@ def _cell(
     style = styles[column]
     if cell.get("unit") and cell["unit"] != style.unit:
         style = _style(column, [cell])
+    if style.unit == "percent" and _DIFFERENCE.search(f"{row} {column}".lower()):
+        style = replace(style, points=True)
     known = printed.get((row, column))
     verdict = fmt.clean(cell.get("verdict") or "not printed")
     label, value = _control(cell)
@@ -243,7 +323,7 @@ def _cell(
         else beside.interval(value.get("low"), value.get("high")),
         control_mark=_letter(controls.index(label), controls) if value else "",
         p=fmt.p_value(cell.get("p")),
-        note=notes.index(fmt.clean(cell["note"])) + 1 if cell.get("note") else 0,
+        note=notes.index(fmt.prose(cell["note"])) + 1 if cell.get("note") else 0,
     )
 
 
@@ -251,7 +331,13 @@ def _beside(label: str, control: Mapping[str, Any], style: _Style) -> _Style:
     """Return how a control is written: as what it stands beside, unless its own name or unit says otherwise."""
     named = fmt.unit_of(label, [control.get("measured")], control.get("unit"))
     unit = named if control.get("unit") or fmt.speaks_of_shares(label) else style.unit
-    return _Style(unit, fmt.decimals(unit, control.get("n"), [control.get("measured")]))
+    own = fmt.decimals(unit, control.get("n"), [control.get("measured")])
+    if unit == style.unit and own is not None and style.places is not None:
+        # Not finer than what it stands beside, unless a share would then seem to be none.
+        value = abs(fmt.finite(control.get("measured")) or 0.0)
+        seen = unit != "percent" or value == 0 or 100 * value >= 0.5 * 10**-style.places
+        own = min(own, style.places + (unit != "percent")) if seen else own
+    return _Style(unit, own, points=style.points and unit == style.unit)
 
 
 def _number(cell: Mapping[str, Any], name: str) -> Any:
@@ -289,7 +375,7 @@ def grid(extra: Mapping[str, Any], ident: str) -> GridView:
     return GridView(
         ident=ident,
         title=fmt.clean(extra.get("title", "")),
-        caption=fmt.clean(extra.get("caption", "")),
+        caption=fmt.prose(extra.get("caption", "")),
         columns=columns,
         numeric=numeric,
         rows=tuple(tuple(_entry(v, c) for v, c in zip(r, columns, strict=False)) for r in rows),

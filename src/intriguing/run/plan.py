@@ -48,8 +48,11 @@ def plan(cells: Sequence[Cell], data_hashes: Mapping[str, str]) -> dict[str, Tas
         ['base', 'top']
     """
     tasks: dict[str, Task] = {}
+    visited: dict[int, str] = {}
 
     def visit(cell: Cell) -> str:
+        if id(cell) in visited:
+            return visited[id(cell)]
         label = cell.label or cell.function
         for split in cell.data:
             if split not in data_hashes:
@@ -59,6 +62,7 @@ def plan(cells: Sequence[Cell], data_hashes: Mapping[str, str]) -> dict[str, Tas
         if key not in tasks:
             data = {split: data_hashes[split] for split in cell.data}
             tasks[key] = Task(key, cell.function, dict(cell.settings), needs, data, label)
+        visited[id(cell)] = key
         return key
 
     for cell in cells:

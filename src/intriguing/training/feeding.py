@@ -49,7 +49,7 @@ ARMS: dict[str, str] = {
 }
 
 RECIPE: dict[str, Any] = {
-    "epochs": 30,
+    "epochs": 60,
     "batch": 200,
     "rate": 0.01,
     "steps": 2500,

@@ -36,13 +36,24 @@ for (const table of document.querySelectorAll("table.compare")) {
   table.addEventListener("pointerleave", () => mark(null));
 }
 
-// Code: a link to a function opens its source.
+// A link opens what it leads to: a fold, or the source of a function.
 const open = () => {
   const entry = location.hash.length > 1 ? document.getElementById(decodeURIComponent(location.hash.slice(1))) : null;
+  for (let fold = entry?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
   if (entry !== null && entry.matches(".function")) for (const d of entry.querySelectorAll("details")) d.open = true;
 };
 window.addEventListener("hashchange", open);
 open();
+
+// Print: paper has nothing to click.
+let shut = [];
+window.addEventListener("beforeprint", () => {
+  shut = [...document.querySelectorAll("details.fold:not([open])")];
+  for (const fold of shut) fold.open = true;
+});
+window.addEventListener("afterprint", () => {
+  for (const fold of shut) fold.open = false;
+});
 
 // Contents: the list closes when it has been used, or when the reader turns away.
 const toc = document.querySelector(".toc");

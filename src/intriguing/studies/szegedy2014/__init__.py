@@ -18,12 +18,16 @@ from intriguing.studies.szegedy2014.variants import L1_ADAM
 
 _PARTS: dict[str, tuple[str, tuple[Exhibit, ...]]] = {
     "Units and directions": (
-        "Section 3: people look at what drives a single unit and read a meaning into it. Random directions do as well.",
+        "Section 3: people look at what drives a single unit and read a meaning into it. Random directions do as well. "
+        "ConvNet is a small convolutional net, AlexNet the photograph net of 2012 at reduced width; FC100-100-10 has "
+        "two hidden layers of 100 sigmoid units each and ten outputs.",
         (FIGURE_1, FIGURE_2, FIGURE_3, FIGURE_4, UNITS, ROTATION, CARDS),
     ),
     "Blind spots": (
         "Sections 4.1 and 4.2: for nearly every image there is a change too small to see that makes a net answer "
-        "wrongly, and the same change fools other nets, even those that learnt other data.",
+        "wrongly, and the same change fools other nets, even those that learnt other data. FC10 is a linear "
+        "classifier, its weight decay in brackets; FC100-100-10 and FC200-200-10 have two hidden layers of so "
+        "many sigmoid units; AE400-10 classifies by the features of an autoencoder with 400.",
         (TABLE_1, TABLE_2, FIGURE_7, TABLE_3, TABLE_4, FIGURE_5, FIGURE_6, L1_ADAM),
     ),
     "Learning from mistakes": (
@@ -52,7 +56,7 @@ SZEGEDY_2014 = Study(
     "Intriguing properties of neural networks. ICLR 2014, arXiv:1312.6199.",
     summary="In 2014 a paper showed that for nearly every image a change too small to see, but not random, makes a "
     "neural network answer wrongly, and that the same change fools other networks. This page measures those claims "
-    "again.",
+    "again. The printed numbers are of MNIST and, for the large nets, of photographs.",
     exhibits=tuple(replace(exhibit, part=part) for part, (_, exhibits) in _PARTS.items() for exhibit in exhibits),
     parts={part: sentence for part, (sentence, _) in _PARTS.items()},
 )

@@ -143,7 +143,7 @@ TABLE_1 = Exhibit(
     "average change is a few hundredths of the pixel range, smallest for nets without weight decay.",
     reading="Read across: a net's errors on clean images, then how far the attack had to go. A random wrong class is "
     "the headline, since it reproduces the printed distances of all nets at once while the nearest and the farthest "
-    "class do not. A better optimiser finds nearer examples, so values a little below the print are expected.",
+    "class do not. A better optimiser finds nearer examples: on MNIST values a little below the print are expected.",
     source="section 4.2, Table 1",
     cell=_table_1,
     printed=_PRINTED_1,
@@ -163,8 +163,8 @@ TABLE_2 = Exhibit(
     "more often than images with Gaussian noise of a larger size.",
     reading="Read down a column: how often one net errs on examples made for the others, with noise at the foot. Small "
     "print gives its error on the same images unchanged. Nets with more decay need larger perturbations, which is "
-    "one reason theirs travel; the rows at equal distortion take that reason away. The noise compared with the print "
-    "is not clipped to the pixel range: only then does it have the printed size.",
+    "one reason theirs travel; the folded rows at equal distortion take that reason away. The noise compared with "
+    "the print is not clipped to the pixel range: only then does it have the printed size.",
     source="section 4.2, Table 2",
     cell=_table_2,
     printed=_PRINTED_2,

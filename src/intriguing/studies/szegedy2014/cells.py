@@ -14,6 +14,7 @@ from intriguing.studies.spec import Cell, Printed, Settings
 SOFTMAX = ("FC10(1e-4)", "FC10(1e-2)", "FC10(1)")
 SIGMOID = ("FC100-100-10", "FC200-200-10")
 AUTOENCODER = "AE400-10"
+SMALL_SET = 5_000  # training images below which a set gets fewer and shorter trainings
 NETS = (*SOFTMAX, *SIGMOID, AUTOENCODER)
 
 

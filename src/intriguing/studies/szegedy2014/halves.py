@@ -145,12 +145,10 @@ TABLE_4 = Exhibit(
     "and much more often once the same change is amplified; noise of that size does almost nothing.",
     reading="Read along a row: who is fooled by examples made for one net. Then compare the rows: noise, the other "
     "half, the same half, and the same examples amplified. Small print gives the receiver's error on the same images "
-    "unchanged; the pooled rows at the foot carry the tests. Amplified examples and noise are not clipped to the "
-    "pixel range where they are compared with the print, since only then do they have the printed size; clipped rows "
-    "stand below. The printed formula for amplifying shrinks instead (erratum E5), and its rows show what that does. "
-    "An image whose nearest mistake lies beyond distortion 0.1 is shrunk by the amplification, which is why the "
-    "diagonal of those rows is not 100%; on the small digits, where distances are larger, that is half of them, and "
-    "the rows lengthened by two thirds show the effect there.",
+    "unchanged. The rows folded below the table pool the nets and carry the tests; they also show the same clipped to "
+    "the pixel range, and what the printed formula does, which shrinks instead of amplifying (erratum E5). An image "
+    "whose nearest mistake lies beyond distortion 0.1 is shrunk on the way there, so the diagonal of those rows need "
+    "not be 100%: on small digits half of the images are, and the rows lengthened by two thirds show the effect.",
     source="section 4.2, Table 4",
     cell=_table_4,
     printed=_PRINTED_4,

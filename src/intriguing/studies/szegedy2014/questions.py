@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from intriguing.studies.spec import Cell, Exhibit, Settings
-from intriguing.studies.szegedy2014.cells import AUTOENCODER, sparsity_of, train
+from intriguing.studies.szegedy2014.cells import AUTOENCODER, SMALL_SET, sparsity_of, train
 
 LINEAR, SIGMOID = "FC10(1e-4)", "FC100-100-10"
 JUDGE = AUTOENCODER
 RATIO = 1.5  # radius of the balls over the distance of the nearest example
 
-_SMALL_SET = 5_000  # training images below which a set gets fewer nets
-
 
 def _small(settings: Settings) -> bool:
-    return (settings.examples or 0) < _SMALL_SET
+    return (settings.examples or 0) < SMALL_SET
 
 
 def _nearest(net: str, settings: Settings) -> Cell:
@@ -189,8 +187,8 @@ IMPROBABLE = Exhibit(
     claim="Adversarial examples have so low a probability that a test set hardly ever shows one, yet one lies near "
     "every test case. How often they occur is left open.",
     reading="A ball around each test image, half as wide again as the distance of its nearest adversarial example. "
-    "The first two rows: how often the example is in it, and how often less than a millionth of it is "
-    "wrong. Below: how deep the share goes as the ball grows, how far repeats agree, and the estimate "
+    "First: how often the example is in it, and how often less than a millionth of it is "
+    "wrong. Then: how deep the share goes as the ball grows, how far repeats agree, and the estimate "
     "beside plain Monte Carlo and beside a linear net whose share is known exactly. An estimate, not a "
     "bound.",
     source="section 6",

@@ -93,9 +93,9 @@ def _cards(settings: Settings) -> Cell:
 
 
 _HOW = (
-    "The paper shows pictures and no number, so none is printed beside ours. Every row of images carries its own: how "
-    "many are of one class. The rows below are images drawn at random; a row of eight shares a class more often than "
-    "one in ten by chance alone, and that chance is the control."
+    "The paper shows pictures and no number, so none is printed beside ours. Here every row of eight images carries "
+    "one: how many of them are of one class. The last rows are images drawn at random: even of these about a third "
+    "share a class by chance alone, and that is the control."
 )
 
 FIGURE_1 = Exhibit(
@@ -113,7 +113,8 @@ FIGURE_2 = Exhibit(
     title="And a random direction of the same layer?",
     claim="The test images that lie farthest along a random direction of the layer have as much in common as those of "
     "a single unit.",
-    reading="Compare with Figure 1, and hide the headings: can you tell which is which? " + _HOW,
+    reading="Compare with Figure 1, and hide the headings: can you tell which is which? The numbers are "
+    "read as there; images drawn at random are the control.",
     source="section 3, Figure 2",
     cell=_figure("ConvNet", units.RANDOM, 2),
 )
@@ -122,7 +123,8 @@ FIGURE_3 = Exhibit(
     name="figure-3",
     title="Single units of a photograph net",
     claim="The same holds for AlexNet: the images that drive one unit share a flower, a posture, a shape or a colour.",
-    reading=_HOW + " What the images share may be a colour or a layout and no class: then the pixel cosine says so.",
+    reading="Read it as Figure 1. What the images of a row share may be a colour or a layout and no class: then the "
+    "pixel cosine says so. A run without photographs shows its own images, enlarged.",
     source="section 3, Figure 3",
     cell=_figure("AlexNet", units.NATURAL, 3),
 )
@@ -131,7 +133,7 @@ FIGURE_4 = Exhibit(
     name="figure-4",
     title="Random directions of a photograph net",
     claim="Random directions of AlexNet's layer give image rows as meaningful as its units do.",
-    reading="Compare with Figure 3. " + _HOW,
+    reading="Compare with Figure 3, and again hide the headings: can you tell which is which?",
     source="section 3, Figure 4",
     cell=_figure("AlexNet", units.RANDOM, 4),
 )
