@@ -96,3 +96,25 @@ def test_rows_of_many_digits_stand_two_abreast_and_photographs_alone():
         picture = {"kind": "gallery", "groups": [{"rows": rows}]}
         view = _view(TABLE_1, picture, tensors={"a": torch.zeros(1, channels, side, side)})
         assert view["tiles"][0]["across"] == across
+
+
+def test_the_opening_prefers_images_that_their_columns_name():
+    tensors = {"a": torch.full((1, 1, 8, 8), 0.5), "b": torch.full((1, 1, 8, 8), 0.51)}
+    row = {"label": "r", "images": [{"tensor": t, "index": 0} for t in "ab"]}
+    alike = {"rows": [{**row, "label": "alike by chance"}]}
+    named = {"columns": ["original", "adversarial"], "rows": [{**row, "label": "a change"}]}
+    views = [_view(TABLE_1, {"kind": "gallery", "groups": [alike, named]}, tensors=tensors)]
+    assert figures.opening(views, "e")["label"] == "a change"
+
+
+def test_a_long_gallery_and_further_decks_are_folded_and_lose_nothing():
+    tensors = {"a": torch.zeros(1, 1, 8, 8)}
+    rows = [{"label": str(k), "images": [{"tensor": "a", "index": 0}]} for k in range(9)]
+    group = _view(TABLE_1, {"kind": "gallery", "groups": [{"rows": rows}]}, tensors=tensors)["tiles"][0]
+    assert [r["label"] for r in group["rows"] + group["more"]] == [str(k) for k in range(9)]
+    assert len(group["more"]) == 3
+    deck = {"kind": "cards", "caption": "the same", "cards": [{"title": "unit 1", "facts": [["a", "b"]]}]}
+    record = Record({"figures": [deck, deck]}, {})
+    first, second = figures.figures(TABLE_1, "e", record, [], images.Album(10**6, []))
+    assert (first["folded"], second["folded"]) == (False, True)
+    assert (first["repeats"], second["repeats"]) == (False, True)

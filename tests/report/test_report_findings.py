@@ -20,3 +20,14 @@ def test_a_part_with_little_to_say_leaves_its_turn_to_others():
 def test_nothing_found_nothing_shown():
     assert strongest([]) == []
     assert strongest([("a", "t", [])]) == []
+
+
+def test_a_finding_that_says_the_same_of_another_net_leaves_its_turn():
+    said = "of the {} images that lie farthest along a single unit of {} most are of one class, and at random {}%"
+    sections = [
+        ("a", "f1", [said.format(8, "ConvNet", 30), "more"]),
+        ("a", "f2", [said.format(8, "AlexNet", 31), "more"]),
+        ("a", "f3", ["units are no purer than directions"]),
+        *[("b", f"t{k}", [f"{k}"]) for k in range(4)],
+    ]
+    assert [anchor for anchor, _ in strongest(sections, most=4)] == ["f1", "f3", "t0", "t1"]

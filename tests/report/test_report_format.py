@@ -181,3 +181,20 @@ def test_every_column_has_decimals_that_its_numbers_can_be_written_with(values, 
     places = fmt.decimals(unit, 100, values, exact=exact)
     assert places is None or places >= 0
     assert all(fmt.number(v, unit, places) for v in values)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("difference -0.30 points, -1.8 to +1", "difference −0.30 points, −1.8 to +1"),
+        ("no more than 2e-14, or 1e-06", "no more than 2×10⁻¹⁴, or 10⁻⁶"),
+        ("FC10(1e-4), FC100-100-10 and FC100-100-10'", "FC10(1e-4), FC100-100-10 and FC100-100-10'"),
+        ("arXiv:1312.6199, L-BFGS-B, 2013-14", "arXiv:1312.6199, L-BFGS-B, 2013-14"),
+    ],
+)
+def test_prose_has_numbers_as_a_book_prints_them(text, wanted):
+    assert fmt.prose(text) == wanted
+
+
+def test_a_share_too_large_for_a_percentage_is_infinite():
+    assert fmt.number(1.79e308, "percent") == "∞"

@@ -361,3 +361,10 @@ def test_findings_stand_at_their_sections_and_the_strongest_at_the_top(html):
     for name, record in records.items():
         section = re.search(rf'<section id="{name}" class="exhibit.*?</section>', html, re.DOTALL)[0]
         assert all(finding in section for finding in record.values.get("findings", ()))
+
+
+def test_the_page_says_on_which_images_the_run_measured():
+    settings = {"data": "digits", "photographs": None}
+    assert "measured on “digits”; where the paper takes photographs, the same images" in page._measured_on(settings)
+    assert "photographs, on “grocery”" in page._measured_on({**settings, "photographs": "grocery"})
+    assert page._measured_on({}) == ""

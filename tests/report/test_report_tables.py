@@ -131,3 +131,53 @@ def test_texts_of_numbers_line_up_as_numbers():
 def test_a_printed_number_that_was_not_measured_is_named():
     entry = {"row": "FC10(1)", "column": "test error", "printed": 0.2}
     assert tables.unmeasured(entry, STUDY.exhibit("table-1").printed) == "FC10(1), test error (20%)"
+
+
+def test_rows_without_a_common_column_are_tables_of_their_own():
+    cells = [_cell("a", "x"), _cell("b", "y"), _cell("c", "x"), _cell("d", "y"), _cell("d", "z")]
+    view = tables.table("t", "t", cells, {})
+    assert [[name for name, _ in block.rows] for block in view.blocks] == [["a", "c"], ["b", "d"]]
+    assert [[name for name, _, _ in block.columns] for block in view.blocks] == [["x"], ["y", "z"]]
+    assert sum(len(block.rows) for block in view.blocks) == len(view.rows)
+    # A row that shares a column with both joins them.
+    joined = tables.table("t", "t", [*cells, _cell("e", "x"), _cell("e", "z")], {})
+    assert [[name for name, _ in block.rows] for block in joined.blocks] == [["a", "b", "c", "d", "e"]]
+
+
+def test_rows_that_the_paper_does_not_print_stand_back_if_there_are_many():
+    printed = _cell("a", "x", printed=0.1, mark="s", verdict="agrees")
+    few = tables.table("t", "t", [printed, _cell("b", "x"), _cell("c", "x")], {})
+    assert [block.folded for block in few.blocks] == [""]
+    many = tables.table("t", "t", [_cell("b", "x"), printed, _cell("c", "x"), _cell("d", "x")], {})
+    assert [[name for name, _ in block.rows] for block in many.blocks] == [["a"], ["b", "c", "d"]]
+    assert [block.folded for block in many.blocks] == ["", "3 more rows that the paper does not print"]
+    assert [paper for block in many.blocks for _, paper, _ in block.columns] == [True, False]
+
+
+def test_the_parts_of_a_row_stand_behind_it():
+    names = ["net", "net, one", "net, two", "net, three", "other"]
+    view = tables.table("t", "t", [_cell(name, "x") for name in names], {})
+    assert [[name for name, _ in block.rows] for block in view.blocks] == [["net", "other"], names[1:4]]
+    assert view.blocks[1].folded == "3 more rows in detail"
+
+
+def test_a_difference_of_shares_is_in_points_and_a_share_of_a_length_is_not():
+    cells = [
+        _cell("a", "change of the test error", unit="percent", measured=0.004, low=-0.006, high=0.014),
+        _cell("b", "change of the test error", unit="percent", measured=-0.005),
+        _cell("a", "change of the distance", unit="percent", measured=0.132),
+    ]
+    view = tables.table("t", "t", cells, {}).cells
+    assert [c.measured for c in view] == ["+0.4\N{NO-BREAK SPACE}pts", "13.2%", "−0.5\N{NO-BREAK SPACE}pts"]
+    assert view[0].interval == "−0.6 to 1.4"
+    minus = tables.table("t", "t", [_cell("a minus b", "error", measured=0.0)], {}).cells[0]
+    assert minus.measured == "0\N{NO-BREAK SPACE}pts"
+
+
+def test_a_control_is_not_written_finer_than_what_it_stands_beside():
+    control = {"label": "random sets", "measured": -0.000899, "low": -0.003281, "high": 0.001423, "n": 4096}
+    view = tables.table("t", "t", [_cell("a", "cosine", measured=0.46, low=0.42, high=0.5, control=control)], {})
+    assert (view.cells[0].control, view.cells[0].control_interval) == ("−0.001", "−0.003 to 0.001")
+    rare = {"label": "chance", "measured": 0.0002, "n": 1_000_000}
+    shown = tables.table("t", "t", [_cell("a", "share", control=rare)], {}).cells[0].control
+    assert shown == "0.02%"

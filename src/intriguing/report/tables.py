@@ -26,6 +26,8 @@ VERDICTS: dict[str, tuple[str, str]] = {
 
 # A share under such a name is a difference of shares: points, and not per cent of anything.
 _DIFFERENCE = re.compile(r"\b(minus|differences?|change|excess|rise)\b")
+# What a length changes by in per cent is a share of itself.
+_LENGTH = re.compile(r"\b(distances?|distortions?|norms?)\b")
 # Rows that only add to a table fold away if there are so many of them at least.
 _MANY = 3
 
@@ -298,7 +300,7 @@ def _cell(
     style = styles[column]
     if cell.get("unit") and cell["unit"] != style.unit:
         style = _style(column, [cell])
-    if style.unit == "percent" and _DIFFERENCE.search(f"{row} {column}".lower()):
+    if style.unit == "percent" and _DIFFERENCE.search(f"{row} {column}".lower()) and not _LENGTH.search(column.lower()):
         style = replace(style, points=True)
     known = printed.get((row, column))
     verdict = fmt.clean(cell.get("verdict") or "not printed")
