@@ -158,7 +158,7 @@ def test_figure_6_is_what_its_records_say() -> None:
     assert published["kind"] == "exact"
     assert abs(published["measured"] - 1) < 0.1
     assert "1,234 weights" in record.values["notes"][0]
-    assert record.values["findings"][0].startswith("A detector of Tomato")
+    assert record.values["findings"][0].startswith("A detector of “Tomato”")
     assert "2 of 2 positives" in record.values["findings"][0]
     assert "2 of 3 negatives" in record.values["findings"][0]
 

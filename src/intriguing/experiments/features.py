@@ -295,10 +295,10 @@ def _findings(cells: list[dict[str, Any]], name: str) -> list[str]:
     blank = by_place[UNTRAINED, ACCURACY]["measured"]
     strange = [by_place[way_row(label, untrained=True), DISTORTION]["measured"] for label in WAYS]
     return [
-        f"A detector of {name} on features learnt without labels has a balanced accuracy of {100 * accuracy:.0f}%. "
+        f"A detector of “{name}” on features learnt without labels has a balanced accuracy of {100 * accuracy:.0f}%. "
         f"All the same {hits[0]} of {ways[0]['n']} positives could be made negative and {hits[1]} of {ways[1]['n']} "
         f"negatives positive, by changes of {sizes[0]['measured']:.4f} and {sizes[1]['measured']:.4f} per pixel; noise "
-        f"of that size does it to {100 * noise:.1f}% at most.",
+        f"of that size does it to {f'{100 * noise:.1f}% at most' if noise else 'none'}.",
         f"On the weights the net was born with, a head reaches {100 * blank:.0f}% and is fooled by changes of "
         f"{strange[0]:.4f} and {strange[1]:.4f}.",
     ]

@@ -195,8 +195,7 @@ def table_4(
         "title": "Who is fooled by examples from another half of the data?",
         "caption": "Each row holds examples made for one net, each column the net they are fed to; the shade is the "
         f"share misclassified. {names[-1]} has not seen one image that the other two have learnt. Above, examples as "
-        f"found; below, stretched to distortion {distortion:g}: much of what a disjoint training set takes away comes "
-        "back.",
+        f"found; below, all brought to distortion {distortion:g}. Noise of that size is the last row of each half.",
         "rows": main,
         "columns": names,
         "values": [[by_place[row, name]["measured"] for name in names] for row in main],
@@ -514,7 +513,8 @@ def _findings_3(nets: Sequence[Mapping[str, str]], cells: Sequence[Mapping[str, 
     unseen = [at[net["name"], error_on(half)]["measured"] for net in nets for half in HALVES if half != net["half"]]
     sizes = [at[net["name"], MINIMAL] for net in nets if at[net["name"], MINIMAL]["n"]]
     sentences = [
-        f"Each net errs on at most {100 * max(own):.1f}% of the half it learnt and on {100 * min(unseen):.1f}% to "
+        f"Each net errs on {f'at most {100 * max(own):.1f}%' if max(own) else 'none'} of the half it learnt and on "
+        f"{100 * min(unseen):.1f}% to "
         f"{100 * max(unseen):.1f}% of the half it never saw."
     ]
     if sizes:

@@ -185,9 +185,9 @@ def invariance(
         cells.append(cell(net, MOVED, by_image(moved / between), invariance, control) | {"unit": "plain"})
         cells += _closed_form(model, seen, A, B, label_b, net)
         findings.append(
-            f"{net}: for {100 * with_twin.measured:.0f}% of {with_twin.n} images there is one that {judge} reads as "
-            f"another class and whose logits are the same to {_TOLERANCE:g}, among {tries} tries each; random changes "
-            f"of the same norm move a logit by {float(drift.mean()):.1f} on average."
+            f"{net}: for {round(with_twin.measured * with_twin.n)} of {with_twin.n} images there is one that "
+            f"{judge} reads as another class and whose logits are the same to {_TOLERANCE:g}, among {tries} tries "
+            f"each; random changes of the same norm move a logit by {float(drift.mean()):.1f} on average."
         )
         picks = _best(hit, moved / between, tries)[:shown]
         named = {"start": A, "aim": B, "found": found.images, "random": random}
@@ -206,7 +206,7 @@ def invariance(
         "id": "twins",
         "title": "Looks like B, answered as A",
         "caption": "From left to right: image A; image B of another class; the image nearest to B whose logits are "
-        "those of A; and A after a random move as large. The third looks like B, and the net cannot tell it from A.",
+        "those of A; and A after a random move as large. To the net the third is A; see whether it is B to you.",
         "groups": groups,
     }
     note = (

@@ -273,7 +273,7 @@ def _gallery(
         "id": "ostriches",
         "title": f"Every one of them is “{goal}”",
         "caption": f"Left the image, which the net names correctly; right the one it calls “{goal}”; between them "
-        f"their difference, times {magnify:g} and shifted to mid grey. Left and right look the same to a person.",
+        f"their difference, times {magnify:g} and shifted to mid grey. See whether left and right differ to you.",
         "groups": [
             {
                 "title": f"Led to “{goal}”",

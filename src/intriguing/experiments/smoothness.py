@@ -131,8 +131,8 @@ def smoothness(inputs: Inputs, *, nets: Sequence[str], images: int, accuracy: fl
         if far.n:
             findings.append(
                 f"{net} keeps {100 * accuracy:.0f}% of its right answers under noise of norm {radius.measured:.1f}, "
-                f"and {100 * inside.measured:.1f}% of {inside.n:,} test images have an adversarial example nearer than "
-                f"that: on average at {far.measured:.2f}, {radius.measured / far.measured:.1f} times nearer."
+                f"and {round(inside.measured * inside.n):,} of {inside.n:,} test images have an adversarial example "
+                f"nearer than that: at {far.measured:.2f}, {radius.measured / far.measured:.1f} times nearer."
             )
         inputs.progress(place + 1, len(nets))
     figure = {

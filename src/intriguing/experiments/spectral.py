@@ -269,7 +269,7 @@ def _radius_cells(inputs: Inputs, net: str, model: Model, bound: float, seed: in
     reached = statistics.mean([distance.tolist()], draw)
     broken = statistics.proportion(int((distance < radius).sum()), len(radius))
     size = {"label": "distance of the example found", **measured(reached)}
-    inside = {"label": "images with an example inside their radius", **measured(broken)}
+    inside = {"label": "images with an example inside their radius", "unit": "percent", **measured(broken)}
     return [
         cell(net, RADIUS, statistics.mean([radius.tolist()], draw), instability, size),
         cell(net, SHARE, statistics.mean([(radius / distance).tolist()], draw), instability, inside),

@@ -84,7 +84,7 @@ def figure(
         "title": f"The {k} images that drive each {what} most",
         "caption": f"Each row holds the {k} held-out images that lie farthest along one {what} of the last hidden "
         f"layer of {net}; what they share is what the {what} may be said to stand for. The rows were drawn at "
-        "random, not picked. Below, sets of images drawn at random: so much likeness comes for nothing.",
+        "random, not picked. Below, sets of images drawn at random: so much likeness comes by chance.",
         "groups": groups,
     }
     return Record(

@@ -249,7 +249,7 @@ def _blocks(rows: Sequence[tuple[str, tuple[CellView | None, ...]]], columns: Se
         groups = [g for g in groups if not g[0] & held]
         groups.append((held.union(*(g[0] for g in met)), [k for g in met for k in g[1]] + [i]))
     blocks: list[BlockView] = []
-    for _, members in sorted(groups, key=lambda g: g[1][0]):
+    for members in sorted(sorted(group) for _, group in groups):
         block = [rows[i] for i in members]
         names = {name for name, _ in block}
         extra = [any(c is not None and c.printed for c in cells) for _, cells in block]
