@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intriguing.errors import InputError
+from intriguing.studies import spec
 from intriguing.studies.spec import Cell, Exhibit, Printed, Settings, Study, verdict
 
 HASHES = {"train": "a" * 64, "test": "b" * 64}
@@ -175,3 +177,16 @@ def test_an_exhibit_is_found_by_name_or_refused() -> None:
 
 def test_the_default_settings_are_the_papers() -> None:
     assert (Settings().images, Settings().nets) == (256, 5)
+
+
+def test_the_hash_of_a_function_follows_what_it_can_reach_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed, source = spec.code_hash.__wrapped__, spec._source
+    attack, trainer = "intriguing.experiments.distortion:attack", "intriguing.training.recipes:train"
+    before = hashed(attack), hashed(trainer)
+    changed = tmp_path / "step.py"
+    changed.write_text("# another solver\n")
+    monkeypatch.setattr(spec, "_source", lambda name: changed if name == "intriguing.optim.step" else source(name))
+    assert hashed(attack) != before[0], "the attack imports the solver, through two modules"
+    assert hashed(trainer) == before[1], "no net is trained by it"

@@ -25,7 +25,7 @@ from intriguing.errors import DataError, InputError, ModelError, UnknownNameErro
 from intriguing.floating import denormals_flushed
 from intriguing.nets.zoo import NETS, NetSpec, build
 from intriguing.records import Images, Inputs, Record
-from intriguing.training import loops, objectives
+from intriguing.training import loops, objectives, sigmoid
 
 RECIPES: dict[str, dict[str, Any]] = {
     "convex": {"tolerance": 1e-6, "max_evaluations": 1000},
@@ -166,9 +166,9 @@ def _train_sigmoid(
 ) -> dict[str, Any]:
     """Train all layers by Adam until no training image is wrong, or the schedule ends."""
     weights = objectives.weight_matrices(module)
-    groups = _decay_groups(module, recipe["decay"])
+    groups = sigmoid.decay_groups(module, recipe["decay"])
     wrong = torch.zeros((), dtype=torch.int64, device=x.device)
-    epochs = _epochs(recipe, len(x))
+    epochs = sigmoid.epochs(recipe, len(x))
 
     def objective(indices: Tensor) -> Tensor:
         target = labels[indices]
@@ -218,7 +218,7 @@ def _train_autoencoder(
         {"params": [encoder.weight, decoder], "weight_decay": recipe["feature_decay"]},
         {"params": [encoder.bias, offset], "weight_decay": 0.0},
     ]
-    epochs = _epochs(recipe, len(x))
+    epochs = sigmoid.epochs(recipe, len(x))
     total = 1.3 * epochs  # the softmax takes about a third of the time the features take
 
     def reconstruct(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -342,23 +342,6 @@ def _checked(images: Images, split: str) -> Images:
 def _flat(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return images (N, n) float32 and labels (N,), resident on the device."""
     return images.images.flatten(1).to(device=device, dtype=torch.float32), images.labels.to(device)
-
-
-def _epochs(recipe: Mapping[str, Any], count: int) -> int:
-    """Return the epochs to run: the recipe's, or more on a set so small that they hold too few steps."""
-    per_epoch = math.ceil(count / int(recipe["batch"]))
-    epochs, steps = int(recipe["epochs"]), int(recipe["steps"])
-    return max(epochs, math.ceil(steps / per_epoch))
-
-
-def _decay_groups(module: nn.Module, decay: list[float]) -> list[dict[str, object]]:
-    """Return Adam's parameter groups: one per weight matrix with its lambda, one for the biases without."""
-    weights = objectives.weight_matrices(module)
-    groups: list[dict[str, object]] = [
-        {"params": [weight], "weight_decay": rate} for weight, rate in zip(weights, decay, strict=True)
-    ]
-    groups.append({"params": [bias for bias in module.parameters() if bias.ndim == 1], "weight_decay": 0.0})
-    return groups
 
 
 @torch.no_grad()
