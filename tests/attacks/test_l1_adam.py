@@ -81,7 +81,7 @@ def test_a_larger_weight_goes_farther() -> None:
         result = l1_adam(net, x, labels, generator=seeded(), target=target, weight=weight, steps=1500)
         reached.append(int(result.found.sum()))
         sizes.append(norms.l1(result.adversarial - x))
-        assert torch.equal(result.found, result.phase == int(Phase.REFINE))
+        assert torch.equal(result.found, result.phase == int(Phase.DESCENT))
         assert torch.equal(result.distance_search, result.distance)
     assert reached[0] < reached[1] == reached[2] == len(x)
     assert (sizes[2] > sizes[1]).all()

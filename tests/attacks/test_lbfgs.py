@@ -277,27 +277,6 @@ def test_a_net_that_is_nan_far_away_is_still_attacked_near_by() -> None:
     torch.testing.assert_close(result.distance, free.distance, rtol=0.05, atol=0)
 
 
-def test_the_median_counts_images_without_an_example_as_infinite() -> None:
-    def result(distances: list[float], statuses: list[int]) -> AttackResult:
-        n = len(distances)
-        empty = torch.zeros(n, dtype=torch.int64)
-        distance = torch.tensor(distances, dtype=torch.float64)
-        status = torch.tensor(statuses)
-        return AttackResult(
-            torch.zeros(n, 1), empty, status, distance, distance, empty, empty, empty, distance, distance[:, None]
-        )
-
-    assert result([0.0, 3.0, 1.0, 2.0], [0, 1, 1, 1]).median == 2.0
-    assert result([1.0, math.inf], [1, 2]).median == math.inf
-    assert result([1.0, 2.0, math.inf], [1, 1, 3]).median == 2.0
-    assert math.isnan(result([0.0], [0]).median)
-
-
-def test_every_status_is_a_sentence() -> None:
-    for status in AttackStatus:
-        assert status.sentence.endswith(".")
-
-
 # -- dtypes, shapes, boxes ----------------------------------------------------------------------------------
 
 

@@ -48,6 +48,11 @@ def run(kind: Any, model: Any, images: Tensor, labels: Tensor, **parameters: Any
     return result
 
 
+def columns(result: AttackResult) -> dict[str, Tensor]:
+    """Return everything the result says of each image."""
+    return {name: field for name, field in vars(result).items() if isinstance(field, Tensor)}
+
+
 @attack_types
 def test_it_describes_itself_and_is_frozen(kind: Any) -> None:
     assert isinstance(kind.description, str)
@@ -79,8 +84,15 @@ def test_its_success_is_true(kind: Any, dtype: torch.dtype) -> None:
     exact = (result.adversarial.double() - images.double()).flatten(1).norm(dim=1)
     torch.testing.assert_close(result.distance[found], exact[found], rtol=1e-9, atol=0)
     torch.testing.assert_close(result.distortion, result.distance / 18**0.5, rtol=1e-9, atol=0)
+    changed = (result.adversarial.double() - images.double()).flatten(1).abs()
+    torch.testing.assert_close(result.distance_l1[found], changed.sum(1)[found], rtol=1e-9, atol=0)
+    torch.testing.assert_close(result.distance_linf[found], changed.amax(1)[found], rtol=1e-9, atol=0)
+    assert torch.equal(result.first_success >= 0, found)
+    assert (result.first_success <= result.forwards + result.backwards).all()
+    assert torch.equal(result.images, images)
+    assert torch.equal(result.labels, labels)
     assert (result.distance_search >= result.distance * (1 - 1e-6)).all()
-    for name, field in vars(result).items():
+    for name, field in columns(result).items():
         assert len(field) == N, name
         assert not field.requires_grad, name
 
@@ -89,7 +101,7 @@ def test_its_success_is_true(kind: Any, dtype: torch.dtype) -> None:
 def test_it_repeats_itself(kind: Any) -> None:
     model, images, labels = case()
     first, second = run(kind, model, images, labels), run(kind, model, images, labels)
-    for name, field in vars(first).items():
+    for name, field in columns(first).items():
         assert torch.equal(field, getattr(second, name)), name
 
 

@@ -17,8 +17,7 @@ searches its weight image by image, and starts at the image; it is kept here to 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,12 +25,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own abbreviation)
 
-from intriguing import norms
-from intriguing.attacks.problem import Pairs, check_labels, choose_targets
-from intriguing.attacks.result import AttackResult, AttackStatus, Phase
-from intriguing.errors import InputError, ModelError
-from intriguing.floating import denormals_flushed
-from intriguing.nets.load import Model, as_model
+from intriguing.attacks.base import COUNT, POSITIVE, Attack, Progress, Range, Trial
+from intriguing.attacks.problem import Pairs, choose_targets
+from intriguing.attacks.result import AttackResult
+from intriguing.nets.load import Model
 
 _DECAYS = (0.9, 0.999)  # of Adam's two averages, and its epsilon: Kingma and Ba 2015, algorithm 1
 _EPSILON = 1e-8
@@ -39,7 +36,7 @@ _TELL = 50  # steps between two reports of progress
 
 
 @dataclass(frozen=True)
-class L1Adam:
+class L1Adam(Attack):
     """Parameters of the attack; call it as ``L1Adam(...)(model, images, labels, generator=g)``.
 
     Args:
@@ -54,6 +51,8 @@ class L1Adam:
     """
 
     description: ClassVar[str] = "a reader's variant: L1 norm plus weighted cross-entropy, Adam, one weight for all"
+    ranges: ClassVar[Mapping[str, Range]] = {"weight": POSITIVE, "rate": POSITIVE, "steps": COUNT, "slots": COUNT}
+    needs_generator: ClassVar[str] = "its start"
 
     target: str | Tensor = "all"
     weight: float = 10.0
@@ -62,31 +61,9 @@ class L1Adam:
     rate: float = 0.001
     slots: int = 1024
 
-    def __call__(
-        self,
-        model: Model | torch.nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-        progress: Callable[[float, float], None] | None = None,
-    ) -> AttackResult:
-        """Attack `images`; see `l1_adam`."""
-        self._check()
-        model = as_model(model)
-        model.check_inputs(images)
-        with model.frozen(), denormals_flushed():
-            return _Descent(self, model, images, labels, generator, progress).run()
-
-    def _check(self) -> None:
-        if self.budget is not None and self.budget < 1:
-            raise InputError(f"budget: expected at least 1 pass per image, got {self.budget}")
-        for name, value in (("weight", self.weight), ("rate", self.rate)):
-            if not 0 < value < math.inf:
-                raise InputError(f"{name}: expected a positive number, got {value}")
-        for name, count in (("steps", self.steps), ("slots", self.slots)):
-            if count < 1:
-                raise InputError(f"{name}: expected at least 1, got {count}")
+    def _search(self, trial: Trial, generator: torch.Generator | None) -> None:
+        assert generator is not None  # the base has seen to it
+        _Descent(self, trial, generator).run()
 
 
 def l1_adam(
@@ -99,7 +76,7 @@ def l1_adam(
     weight: float = 10.0,
     budget: int | None = None,
     steps: int = 3000,
-    progress: Callable[[float, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> AttackResult:
     """Look for adversarial examples by Adam on |r|_1 + weight x cross-entropy, all pairs side by side.
 
@@ -115,7 +92,7 @@ def l1_adam(
         progress: called with (steps done, all steps) now and then.
 
     Returns:
-        An `AttackResult`; `phase` is `Phase.REFINE` where something was found, and `distance_search` is `distance`,
+        An `AttackResult`; `phase` is `Phase.DESCENT` where something was found, and `distance_search` is `distance`,
         since nothing is bisected. Not finding anything is a status, not an exception.
 
     Raises:
@@ -132,84 +109,44 @@ def l1_adam(
 class _Descent:
     """The state of one attack: every (image, target) pair moves on its own, for as many steps as it can pay."""
 
-    def __init__(
-        self,
-        attack: L1Adam,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        generator: torch.Generator | None,
-        progress: Callable[[float, float], None] | None,
-    ) -> None:
-        if generator is None:
-            raise InputError(
-                "generator: this attack starts from a random point, so it needs a torch.Generator; "
-                'pass generator=intriguing.rng.generator("start", seed)'
-            )
-        self.attack, self.model, self.progress = attack, model, progress
-        self.original, self.shape = images.detach(), images.shape[1:]
-        device = model.device
-        self.clean = images.detach().to(device=device, dtype=model.dtype).flatten(1)
-        N = len(images)
-        self.forwards = torch.zeros(N, dtype=torch.int64, device=device)
-        self.backwards = torch.zeros_like(self.forwards)
-        logits = self._logits(self.clean, torch.arange(N, device=device))
-        model.check(logits)
-        check_labels(labels, N, logits.shape[1])
-        self.labels, self.classes = labels.to(device), logits.shape[1]
-        self.predicted = logits.argmax(1)
-        self.attacked = self.predicted == self.labels
+    def __init__(self, attack: L1Adam, trial: Trial, generator: torch.Generator) -> None:
+        self.attack, self.trial, self.clean = attack, trial, trial.clean
         start = torch.rand(self.clean.shape[1], generator=generator, device=generator.device)
-        self.start = start.to(device=device, dtype=model.dtype)
-        self.pairs: Pairs = choose_targets(attack.target, logits, self.labels, self.attacked, generator)
+        self.start = start.to(self.clean)
+        self.pairs: Pairs = choose_targets(attack.target, trial.z, trial.labels, trial.attacked, generator)
         self.steps = self._affordable()
 
     def _affordable(self) -> Tensor:
-        """Return how many steps each pair takes, (P,): its image pays 1 + per pair 2 each and 1 for the judgement."""
+        """Return how many steps each pair takes, (P,): its image pays 1 + per pair 2 each, 1 to look, 1 at the end."""
         P = len(self.pairs)
         most = torch.full((P,), self.attack.steps, dtype=torch.int64, device=self.clean.device)
         if self.attack.budget is None:
             return most
         rivals = torch.bincount(self.pairs.image, minlength=len(self.clean))[self.pairs.image]
-        return most.minimum((self.attack.budget - 1 - rivals).clamp_min(0) // (2 * rivals))
-
-    def _logits(self, x: Tensor, image: Tensor) -> Tensor:
-        """Forward passes for flat points x (k, n) of the images `image` (k,), counted."""
-        with torch.no_grad():
-            pieces = [self.model(part.reshape(-1, *self.shape)) for part in torch.split(x, self.attack.slots)]
-        self.forwards.index_add_(0, image, torch.ones_like(image))
-        return torch.cat(pieces) if pieces else x.new_zeros(0, self.classes)
+        left = self.attack.budget - 1 - self.trial.reserved - rivals
+        steps = most.minimum(left.clamp_min(0) // (2 * rivals))
+        self.trial.spent[self.pairs.image[steps < self.attack.steps]] = True
+        return steps
 
     def _gradient(self, x: Tensor, pair: Tensor) -> Tensor:
         """Return the gradient of (1) at x (k, n); the norm's is 0 where r_i is."""
         image, target = self.pairs.image[pair], self.pairs.target[pair]
-        point = x.detach().requires_grad_(True)
-        with torch.enable_grad():
-            loss = F.cross_entropy(self.model(point.reshape(-1, *self.shape)), target, reduction="sum")
-            gradient = torch.autograd.grad(loss, point, allow_unused=True)[0] if loss.requires_grad else None
-        if gradient is None:
-            raise ModelError(
-                f"{self.model.name} passes no gradient to its images, which this attack needs; "
-                "take it out of torch.no_grad, and keep tensors from being detached or rounded on the way"
-            )
-        ones = torch.ones_like(image)
-        self.forwards.index_add_(0, image, ones)
-        self.backwards.index_add_(0, image, ones)
+        _, _, gradient = self.trial.gradient(x, image, lambda z: F.cross_entropy(z, target, reduction="none"))
         return self.attack.weight * gradient + torch.sign(x - self.clean[image])
 
-    def run(self) -> AttackResult:
-        """Move all pairs, slots at a time."""
-        P, low, high = len(self.pairs), *self.model.box
-        ended = (self.clean[self.pairs.image] + self.start).clamp(low, high)
+    def run(self) -> None:
+        """Move all pairs, slots at a time, and keep where each ended."""
+        P, low, high = len(self.pairs), *self.trial.model.box
         total = max(1, int(self.steps.sum()))
         done = 0
-        for pair in torch.split(torch.arange(P, device=self.clean.device), self.attack.slots) if P else ():
-            x = ended[pair]
+        for chosen in torch.split(torch.arange(P, device=self.clean.device), self.attack.slots) if P else ():
+            pair, x = chosen, (self.clean[self.pairs.image[chosen]] + self.start).clamp(low, high)
+            ended = x.clone()
             mean, square = torch.zeros_like(x), torch.zeros_like(x)
             for step in range(1, int(self.steps[pair].max()) + 1):
                 live = self.steps[pair] >= step
                 if not bool(live.all()):
-                    ended[pair] = x
+                    ended[pair - chosen[0]] = x
                     pair, x, mean, square = pair[live], x[live], mean[live], square[live]
                 gradient = self._gradient(x, pair)
                 # Adam, Kingma and Ba 2015, algorithm 1.
@@ -219,56 +156,10 @@ class _Descent:
                 deviation = (square / (1 - _DECAYS[1] ** step)).sqrt_().add_(_EPSILON)
                 x = torch.addcdiv(x, mean, deviation, value=-rate).clamp_(low, high)
                 done += len(pair)
-                if self.progress is not None and step % _TELL == 0:
-                    self.progress(done, total)
-            ended[pair] = x
-        return self._finish(ended)
-
-    def _finish(self, ended: Tensor) -> AttackResult:
-        """Judge where every pair ended, keep the closest success of each image, and put the record together."""
-        N, device = len(self.clean), self.clean.device
-        image, target = self.pairs.image, self.pairs.target
-        # Half precision would round examples back over the boundary; and a wide dtype may hold pixels that the model's
-        # put just outside the box.
-        dtype = torch.promote_types(self.original.dtype, torch.float32)
-        returned = ended.to(dtype).clamp(*self.model.box)
-        originals = self.original.flatten(1).to(device)
-        judged = torch.zeros(len(image), dtype=torch.bool, device=device)
-        numeric = torch.zeros_like(judged)
-        # A pair that could not pay for one step has not looked for anything, and is not judged.
-        moved = (self.steps > 0).nonzero().squeeze(1)
-        logits = self._logits(returned[moved].to(self.clean.dtype), image[moved])
-        judged[moved] = logits.argmax(1) == target[moved]
-        numeric[moved] = ~logits.isfinite().all(1)
-        reached = judged & ~numeric
-        length = norms.l2(returned.double() - originals[image].double())
-
-        by_target = torch.full((N, self.classes), torch.inf, dtype=torch.float64, device=device)
-        by_target[image, target] = torch.where(reached, length, torch.inf)
-        wrong = (~self.attacked).nonzero().squeeze(1)
-        by_target[wrong, self.predicted[wrong]] = 0.0
-        distance, winner = by_target.min(1)
-        found = self.attacked & torch.isfinite(distance)
-        pair_of = torch.full_like(by_target, -1, dtype=torch.int64)
-        pair_of[image, target] = torch.arange(len(image), device=device)
-        adversarial = originals.to(dtype, copy=True)
-        adversarial[found] = returned[pair_of[found, winner[found]]]
-
-        status = torch.full((N,), int(AttackStatus.NOT_FOUND), dtype=torch.int64, device=device)
-        status[image[self.steps < self.attack.steps]] = int(AttackStatus.BUDGET_SPENT)
-        status[image[numeric]] = int(AttackStatus.NUMERIC_FAILURE)
-        status[found] = int(AttackStatus.FOUND)
-        status[wrong] = int(AttackStatus.ALREADY_WRONG)
-        home = self.original.device
-        return AttackResult(
-            adversarial=adversarial.reshape(-1, *self.shape).to(home),
-            target=torch.where(torch.isfinite(distance), winner, -1).to(home),
-            status=status.to(home),
-            distance=distance.to(home),
-            distortion=(distance / math.sqrt(self.clean.shape[1])).to(home),
-            forwards=self.forwards.to(home),
-            backwards=self.backwards.to(home),
-            phase=torch.where(found, int(Phase.REFINE), int(Phase.NONE)).to(home),
-            distance_search=distance.to(home),
-            by_target=by_target.to(home),
-        )
+                if step % _TELL == 0:
+                    self.trial.tell(done, total)
+            ended[pair - chosen[0]] = x
+            # A pair that could not pay for one step has not looked for anything, and is not judged.
+            moved = chosen[self.steps[chosen] > 0]
+            image, x = self.pairs.image[moved], ended[moved - chosen[0]]
+            self.trial.keep(x, image, self.trial.logits(x, image), wanted=self.pairs.target[moved])

@@ -23,7 +23,7 @@ temperature; P pairs (image, target), each a row of its own in the solver.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,11 +31,11 @@ import torch
 from torch import Tensor
 
 from intriguing import norms
-from intriguing.attacks.problem import Pairs, check_labels, choose_targets, margin
-from intriguing.attacks.result import AttackResult, AttackStatus, Phase
-from intriguing.errors import InputError, ModelError, UnknownNameError
-from intriguing.floating import denormals_flushed
-from intriguing.nets.load import Model, as_model
+from intriguing.attacks.base import COUNT, POSITIVE, Attack, Progress, Range, Trial
+from intriguing.attacks.problem import Pairs, choose_targets, margin
+from intriguing.attacks.result import AttackResult, Phase
+from intriguing.errors import InputError, UnknownNameError
+from intriguing.nets.load import Model
 from intriguing.optim import Solver, Status
 
 OBJECTIVES = {
@@ -49,7 +49,7 @@ _SAFEGUARD = 0.1  # a root finder's step stays this far, as a share of the brack
 
 
 @dataclass(frozen=True)
-class LBFGS:
+class LBFGS(Attack):
     """Parameters of the attack; call it as ``LBFGS(...)(model, images, labels, generator=g)``.
 
     Args:
@@ -69,6 +69,10 @@ class LBFGS:
     """
 
     description: ClassVar[str] = "the paper's: box-constrained L-BFGS, the largest c that still succeeds; minimal L2"
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "width": POSITIVE, "tolerance": POSITIVE,
+        "evaluations": COUNT, "solves": COUNT, "memory": COUNT, "slots": COUNT,
+    }  # fmt: skip
 
     target: str | Tensor = "random"
     objective: str = "cross-entropy"
@@ -83,39 +87,17 @@ class LBFGS:
     memory: int = 8
     slots: int = 1024
 
-    def __call__(
-        self,
-        model: Model | torch.nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-        progress: Callable[[float, float], None] | None = None,
-    ) -> AttackResult:
-        """Attack `images`; see `lbfgs`."""
+    def _check(self) -> None:
         if self.objective not in OBJECTIVES:
             raise UnknownNameError("objective", self.objective, OBJECTIVES)
-        self._check()
-        model = as_model(model)
-        model.check_inputs(images)
-        with model.frozen(), denormals_flushed():
-            return _Search(self, model, images, labels, generator, progress).run()
-
-    def _check(self) -> None:
-        if self.budget is not None and self.budget < 1:
-            raise InputError(f"budget: expected at least 1 pass per image, got {self.budget}")
         if not 0 < self.lowest <= self.first <= self.highest:
             raise InputError(
                 "lowest, first, highest: expected 0 < lowest <= first <= highest, "
                 f"got {self.lowest}, {self.first}, {self.highest}"
             )
-        for name, value in (("width", self.width), ("tolerance", self.tolerance)):
-            if not value > 0:
-                raise InputError(f"{name}: expected a positive number, got {value}")
-        counts = {"evaluations": self.evaluations, "solves": self.solves, "memory": self.memory, "slots": self.slots}
-        for name, count in counts.items():
-            if count < 1:
-                raise InputError(f"{name}: expected at least 1, got {count}")
+
+    def _search(self, trial: Trial, generator: torch.Generator | None) -> None:
+        _Search(self, trial, generator).run()
 
 
 def lbfgs(
@@ -127,7 +109,7 @@ def lbfgs(
     objective: str = "cross-entropy",
     budget: int | None = None,
     generator: torch.Generator | None = None,
-    progress: Callable[[float, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> AttackResult:
     """Find the nearest adversarial examples by box-constrained L-BFGS (Szegedy et al. 2014, section 4.1).
 
@@ -159,32 +141,11 @@ def lbfgs(
 class _Search:
     """The state of one attack: every (image, target) pair is a row of the solver, with its own bracket of c."""
 
-    def __init__(
-        self,
-        attack: LBFGS,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        generator: torch.Generator | None,
-        progress: Callable[[float, float], None] | None,
-    ) -> None:
-        self.attack, self.model, self.progress = attack, model, progress
-        self.original = images.detach()
-        self.shape = images.shape[1:]
-        device = model.device
-        self.clean = images.detach().to(device=device, dtype=model.dtype).flatten(1)
-        N = len(images)
-        self.forwards = torch.zeros(N, dtype=torch.int64, device=device)
-        self.backwards = torch.zeros(N, dtype=torch.int64, device=device)
-        logits = self._logits(self.clean, torch.arange(N, device=device))
-        model.check(logits)
-        check_labels(labels, N, logits.shape[1])
-        self.labels = labels.to(device)
-        self.classes = logits.shape[1]
-        predicted = logits.argmax(1)
-        self.attacked = predicted == self.labels
-        self.predicted = predicted
-        self.pairs: Pairs = choose_targets(attack.target, logits, self.labels, self.attacked, generator)
+    def __init__(self, attack: LBFGS, trial: Trial, generator: torch.Generator | None) -> None:
+        self.attack, self.trial, self.clean = attack, trial, trial.clean
+        trial.reserved = _BISECTIONS + 1
+        device, logits = self.clean.device, trial.z
+        self.pairs: Pairs = choose_targets(attack.target, logits, trial.labels, trial.attacked, generator)
         P = len(self.pairs)
 
         def full(value: float) -> Tensor:
@@ -205,21 +166,13 @@ class _Search:
         self.current_margin = full(torch.nan)
         self.floor = full(0.0)  # the largest |r| of a minimiser that failed
         gap = (
-            logits.gather(1, self.labels[:, None]).squeeze(1)[self.pairs.image]
+            logits.gather(1, trial.labels[:, None]).squeeze(1)[self.pairs.image]
             - logits[self.pairs.image, self.pairs.target]
         )
         self.gap = gap.double().clamp(min=1e-6)
-        # A margin below the rounding of the logits is not a success: the judge may see them in another batch.
-        self.least_margin = 32 * torch.finfo(model.dtype).eps * logits.abs().amax(1).double()[self.pairs.image]
+        self.least_margin = trial.least_margin.double()[self.pairs.image]
 
     # -- evaluation -----------------------------------------------------------------------------------------
-
-    def _logits(self, x: Tensor, image: Tensor) -> Tensor:
-        """Forward passes for flat points x (k, n) of the images `image` (k,), counted."""
-        with torch.no_grad():
-            pieces = [self.model(part.reshape(-1, *self.shape)) for part in torch.split(x, self.attack.slots)]
-        self.forwards.index_add_(0, image, torch.ones_like(image))
-        return torch.cat(pieces) if pieces else x.new_zeros(0, 1)
 
     def _temperature(self, pair: Tensor) -> Tensor:
         if self.attack.objective == "cross-entropy":
@@ -232,27 +185,18 @@ class _Search:
         image, target = self.pairs.image[pair], self.pairs.target[pair]
         T = self._temperature(pair).to(x.dtype)
         c = self.u[pair].exp()
-        point = x.detach().requires_grad_(True)
-        with torch.enable_grad():
-            z = self.model(point.reshape(-1, *self.shape))
+
+        def loss_of(z: Tensor) -> Tensor:
             others = z.scatter(1, target[:, None], -torch.inf)
-            z_target = z.gather(1, target[:, None]).squeeze(1)
-            excess = torch.logsumexp(others / T[:, None], 1) - z_target / T
-            loss = T * torch.nn.functional.softplus(excess)
-            gradient = torch.autograd.grad(loss.sum(), point, allow_unused=True)[0] if loss.requires_grad else None
-        if gradient is None:
-            raise ModelError(
-                f"{self.model.name} passes no gradient to its images, which this attack needs; "
-                "take it out of torch.no_grad, and keep tensors from being detached or rounded on the way"
-            )
-        ones = torch.ones_like(image)
-        self.forwards.index_add_(0, image, ones)
-        self.backwards.index_add_(0, image, ones)
-        m = (z_target - others.amax(1)).detach().double()
+            excess = torch.logsumexp(others / T[:, None], 1) - z.gather(1, target[:, None]).squeeze(1) / T
+            return T * torch.nn.functional.softplus(excess)
+
+        z, loss, gradient = self.trial.gradient(x, image, loss_of)
+        m = margin(z, target).double()
         self.numeric[pair] |= ~torch.isfinite(m)
         r = x - self.clean.index_select(0, image)
         squared = torch.linalg.vecdot(r, r)
-        value = squared.double() + loss.detach().double() / c
+        value = squared.double() + loss.double() / c
         gradient = (gradient / c[:, None].to(x.dtype)).add_(r, alpha=2.0)
         self._keep(x, pair, m, squared)
         return value, gradient, m
@@ -262,6 +206,9 @@ class _Search:
         better = ((m > self.least_margin[pair]) & (distance < self.best[pair])).nonzero().squeeze(1)
         if len(better):
             rows = pair[better]
+            images, trial = self.pairs.image[rows], self.trial
+            new = images[trial.first_success[images] < 0]
+            trial.first_success[new] = (trial.forwards + trial.backwards)[new]
             self.best[rows] = distance[better]
             self.best_x[rows] = x[better]
             bracketed = torch.isfinite(self.u_low[rows]) & torch.isfinite(self.u_high[rows])
@@ -270,15 +217,15 @@ class _Search:
 
     # -- the search over c ----------------------------------------------------------------------------------
 
-    def run(self) -> AttackResult:
+    def run(self) -> None:
         attack = self.attack
         P = len(self.pairs)
         if P:
             solver = Solver(
                 min(attack.slots, P),
                 self.clean.shape[1],
-                lower=self.model.box[0],
-                upper=self.model.box[1],
+                lower=self.trial.model.box[0],
+                upper=self.trial.model.box[1],
                 memory=attack.memory,
                 tolerance=attack.tolerance,
                 max_evaluations=attack.evaluations,
@@ -286,7 +233,7 @@ class _Search:
                 device=self.clean.device,
             )
             self._drive(solver, P)
-        return self._finish()
+        self._finish()
 
     def _drive(self, solver: Solver, P: int) -> None:
         queued = 0
@@ -312,8 +259,7 @@ class _Search:
                 if len(rows):
                     solver.insert(finished.x[again], tags=rows)
                 done += len(finished.tag) - len(rows)
-                if self.progress is not None:
-                    self.progress(done, P)
+                self.trial.tell(done, P)
 
     def _fitting(self, start: int, most: int, *, waiting: bool) -> int:
         """Return how many pairs from `start` on to insert: whole images, which share their budget tick by tick.
@@ -332,9 +278,8 @@ class _Search:
         if self.attack.budget is None:
             return 0
         _, pair = solver.ask()
-        image = self.pairs.image[pair]
-        # What the end needs: the bisection and the judgement.
-        left = self.attack.budget - _BISECTIONS - 1 - self.forwards - self.backwards
+        image, trial = self.pairs.image[pair], self.trial
+        left = self.attack.budget - trial.reserved - trial.forwards - trial.backwards
         affordable = left[image] // 2
         # By the pairs' own order, not that of the slots: what other images leave free must not matter.
         order = torch.argsort(pair)
@@ -409,58 +354,29 @@ class _Search:
 
     # -- the end --------------------------------------------------------------------------------------------
 
-    def _finish(self) -> AttackResult:
-        N, K = len(self.clean), self.classes
+    def _finish(self) -> None:
+        """Pick each image's nearest target, bisect to its boundary, and hand the points to the trial."""
+        trial, (N, K) = self.trial, self.trial.by_target.shape
         device = self.clean.device
-        by_target = torch.full((N, K), torch.inf, dtype=torch.float64, device=device)
-        by_target[self.pairs.image, self.pairs.target] = self.best
-        wrong = (~self.attacked).nonzero().squeeze(1)
-        by_target[wrong, self.predicted[wrong]] = 0.0
-        _, target = by_target.min(1)
+        trial.by_target[self.pairs.image, self.pairs.target] = self.best
         pair_of = torch.full((N, K), -1, dtype=torch.int64, device=device)
         pair_of[self.pairs.image, self.pairs.target] = torch.arange(len(self.pairs), device=device)
-        winner = pair_of.gather(1, target[:, None]).squeeze(1)
-        found = (self.attacked & torch.isfinite(by_target.amin(1))).nonzero().squeeze(1)
-        rows = winner[found]
-
-        adversarial = self.clean.clone()
-        phase = torch.zeros(N, dtype=torch.int64, device=device)
-        adversarial[found] = self.best_x[rows]
-        phase[found] = self.best_phase[rows]
-        searched = adversarial.clone()
+        closest, target = trial.by_target.min(1)
+        found = torch.isfinite(closest).nonzero().squeeze(1)
+        rows = pair_of[found, target[found]]
+        x = self.best_x[rows]
         bisected = self._bisect(found, rows)
-        moved = norms.l2(bisected - self.clean[found]) < norms.l2(adversarial[found] - self.clean[found])
-        adversarial[found] = torch.where(moved[:, None], bisected, adversarial[found])
-        phase[found] = torch.where(moved, int(Phase.BISECT), phase[found])
-
-        # Half precision would round examples back over the boundary; and a wide dtype may hold pixels that the model's
-        # put just outside the box.
-        dtype = torch.promote_types(self.original.dtype, torch.float32)
-        returned = adversarial.reshape(-1, *self.shape).to(dtype).clamp(*self.model.box)
-        judged = torch.zeros(N, dtype=torch.bool, device=device)
-        # The judge: the returned tensor itself, in the model's dtype, against the target.
-        again = returned[found].to(self.clean.dtype).flatten(1)
-        judged[found] = self._logits(again, found).argmax(1) == self.pairs.target[rows]
-        status = self._status(judged)
-        keep = judged | ~self.attacked
-        adversarial = torch.where(judged[:, None], returned.flatten(1), self.original.flatten(1).to(device, dtype))
-        nothing = torch.where(self.attacked, torch.inf, 0.0).double()
-        originals = self.original.flatten(1).to(device)
-        distance = torch.where(judged, norms.l2(adversarial.double() - originals.double()), nothing)
-        search = torch.where(judged, norms.l2(searched.double() - self.clean.double()), nothing)
-        home = self.original.device
-        return AttackResult(
-            adversarial=adversarial.reshape(-1, *self.shape).to(home),
-            target=torch.where(keep, torch.where(self.attacked, target, self.predicted), -1).to(home),
-            status=status.to(home),
-            distance=distance.to(home),
-            distortion=(distance / math.sqrt(self.clean.shape[1])).to(home),
-            forwards=self.forwards.to(home),
-            backwards=self.backwards.to(home),
-            phase=torch.where(judged, phase, int(Phase.NONE)).to(home),
-            distance_search=search.to(home),
-            by_target=by_target.to(home),
-        )
+        before, after = trial.size(x, found), trial.size(bisected, found)
+        moved = after < before
+        trial.best_x[found] = torch.where(moved[:, None], bisected, x)
+        trial.best[found] = torch.where(moved, after, before)
+        trial.phase[found] = torch.where(moved, int(Phase.BISECT), self.best_phase[rows])
+        trial.wanted[found] = self.pairs.target[rows]
+        trial.search = torch.full_like(trial.best, torch.inf)
+        trial.search[found] = before
+        trial.numeric[self.pairs.image[self.numeric]] = True
+        if self.attack.budget is not None:
+            trial.spent |= trial.forwards + trial.backwards + 2 + _BISECTIONS + 1 > self.attack.budget
 
     def _bisect(self, image: Tensor, pair: Tensor) -> Tensor:
         """Bisect the segments from clean images to their examples; return the nearest success on each."""
@@ -472,18 +388,9 @@ class _Search:
         for _ in range(_BISECTIONS if len(image) else 0):
             middle = (low + high) / 2
             x = torch.lerp(clean, far, middle[:, None])
-            success = margin(self._logits(x, image), target).double() > self.least_margin[pair]
+            success = (
+                margin(self.trial.logits(x, image, slots=self.attack.slots), target).double() > self.least_margin[pair]
+            )
             best = torch.where(success[:, None], x, best)
             low, high = torch.where(success, low, middle), torch.where(success, middle, high)
         return best
-
-    def _status(self, judged: Tensor) -> Tensor:
-        N = len(self.clean)
-        status = torch.full((N,), int(AttackStatus.NOT_FOUND), dtype=torch.int64, device=judged.device)
-        if self.attack.budget is not None:
-            spent = self.forwards + self.backwards + 2 + _BISECTIONS + 1 > self.attack.budget
-            status[spent] = int(AttackStatus.BUDGET_SPENT)
-        status[self.pairs.image[self.numeric]] = int(AttackStatus.NUMERIC_FAILURE)
-        status[judged] = int(AttackStatus.FOUND)
-        status[~self.attacked] = int(AttackStatus.ALREADY_WRONG)
-        return status

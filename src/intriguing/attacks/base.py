@@ -1,0 +1,395 @@
+"""What all attacks share: the call, the checks, the count of passes, the best point so far, and the judgement.
+
+An attack is a frozen record of parameters with two methods of its own: `_check`, which refuses parameters, and
+`_search`, which looks for adversarial points and hands each batch it evaluates to a `Trial`. The trial counts every
+pass, keeps the nearest success of every image, and at the end judges the image that is returned once more: success
+is never what an attack says of itself.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from intriguing.attacks.problem import check_labels, choose_targets
+from intriguing.attacks.result import AttackResult, AttackStatus, Phase, check_norm, sizes
+from intriguing.errors import InputError, ModelError
+from intriguing.floating import denormals_flushed
+from intriguing.nets.load import Model, as_model
+
+Progress = Callable[[float, float], None]
+
+# An example may exceed its radius by this share: what rounding to float32 costs a projection. The library's one
+# tolerance on norms; `AttackResult.size` tells the excess of every example.
+SLACK = 1e-6
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values a parameter may have.
+
+    Attributes:
+        low: the least one, or the bound it must exceed where `above` is set.
+        high: the largest one.
+        above: `low` itself is refused.
+        whole: integers alone.
+    """
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    whole: bool = False
+
+    def check(self, name: str, value: float) -> None:
+        """Refuse a value outside the range.
+
+        Raises:
+            InputError: names the parameter, what was expected and what came.
+        """
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        good = good and (value > self.low if self.above else value >= self.low) and value <= self.high
+        good = good and (float(value).is_integer() if self.whole else math.isfinite(value))
+        if not good:
+            kind = "a whole number" if self.whole else "a number"
+            ends = f"{'above' if self.above else 'of at least'} {self.low:g}"
+            if math.isfinite(self.high):
+                ends += f" and at most {self.high:g}"
+            raise InputError(f"{name}: expected {kind} {ends}, got {value!r}")
+
+
+COUNT = Range(1, whole=True)
+POSITIVE = Range(0, above=True)
+SHARE = Range(0, 1)
+
+
+class Attack(ABC):
+    """Base of the attacks: frozen records that are called as ``attack(model, images, labels, generator=g)``.
+
+    A subclass is a frozen dataclass. Its parameters with ranges stand in `ranges`; `target`, `budget` and `norm` mean
+    the same in all of them.
+    """
+
+    description: ClassVar[str]
+    ranges: ClassVar[Mapping[str, Range]] = {}
+    needs_gradients: ClassVar[bool] = True
+    needs_generator: ClassVar[str] = ""  # what it draws, where it cannot do without a generator
+
+    def __call__(
+        self,
+        model: Model | torch.nn.Module,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        progress: Progress | None = None,
+    ) -> AttackResult:
+        """Attack images.
+
+        Args:
+            model: a `Model`, or a plain net whose inputs lie in [0, 1].
+            images: (N, ...) in the model's box; images the model gets wrong are not attacked.
+            labels: (N,) int64 true classes; None: those the model gives, so that every image is attacked.
+            generator: draws whatever is random; required where the attack says so.
+            progress: called with (done, all) now and then.
+
+        Raises:
+            InputError, DataError, ModelError: arguments that cannot be used; the message says what to do.
+        """
+        for name, limits in self.ranges.items():
+            value = getattr(self, name)
+            if value is not None:
+                limits.check(name, value)
+        budget: int | None = getattr(self, "budget", None)
+        if budget is not None and budget < 1:
+            raise InputError(f"budget: expected at least 1 pass per image, got {budget}")
+        self._check()
+        if self.needs_generator and generator is None:
+            raise InputError(
+                f"generator: this attack draws {self.needs_generator}, so it needs a torch.Generator; "
+                'pass generator=intriguing.rng.generator("attack", seed)'
+            )
+        model = as_model(model)
+        model.check_inputs(images)
+        with model.frozen(), denormals_flushed():
+            trial = Trial(
+                model,
+                images,
+                labels,
+                norm=check_norm(getattr(self, "norm", 2)),
+                budget=budget,
+                radius=getattr(self, "eps", None),
+                progress=progress,
+            )
+            self._search(trial, generator)
+            return trial.result()
+
+    def _check(self) -> None:  # noqa: B027 -- most attacks have nothing to add
+        """Refuse parameters that `ranges` cannot express."""
+
+    @abstractmethod
+    def _search(self, trial: Trial, generator: torch.Generator | None) -> None:
+        """Look for adversarial points of the images ``trial.attacked`` by ``trial.logits`` and ``trial.gradient``."""
+
+
+class Trial:
+    """One call of an attack: the images, what they have cost, and the nearest success of each.
+
+    Points are flat, (k, n), in the model's dtype and on its device, and come with `image` (k,), the index of the
+    image each belongs to. Every pass an attack makes goes through `logits` or `gradient`.
+
+    Attributes:
+        model: the net, frozen.
+        clean: (N, n) the images.
+        shape: of one image.
+        labels: (N,) int64, what an adversarial example is not.
+        z: (N, K) logits of the clean images.
+        classes: K.
+        attacked: (N,) bool, the images the net gets right.
+        norm: 1, 2 or inf, what "nearest" means.
+        radius: the largest size that counts as success, or None.
+        budget: forwards plus backwards one image may cost, or None.
+        forwards: (N,) int64 so far.
+        backwards: (N,) int64 so far.
+        best: (N,) float64, size of the nearest success so far; inf before the first.
+        best_x: (N, n), that point.
+        best_target: (N,) int64, the class it is given.
+        wanted: (N,) int64, the class a success must be given; -1: any but the label.
+        reserved: passes kept back for the end: one judgement, and what an attack adds to it.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor | None,
+        *,
+        norm: float,
+        budget: int | None,
+        radius: float | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model, self.norm, self.budget, self.radius, self.progress = model, norm, budget, radius, progress
+        self.original = images.detach()
+        self.shape = images.shape[1:]
+        device = model.device
+        self.clean = images.detach().to(device=device, dtype=model.dtype).flatten(1)
+        N = len(images)
+
+        def count(value: int = 0) -> Tensor:
+            return torch.full((N,), value, dtype=torch.int64, device=device)
+
+        self.forwards, self.backwards, self.first_success = count(), count(), count(-1)
+        self.best_target, self.phase, self.wanted = count(-1), count(), count(-1)
+        self.z = model.check(self.logits(self.clean, torch.arange(N, device=device)))
+        self.classes = self.z.shape[1]
+        self.predicted = self.z.argmax(1)
+        if labels is None:
+            labels = self.predicted.to(images.device)
+        check_labels(labels, N, self.classes)
+        self.labels = labels.to(device)
+        self.attacked = self.predicted == self.labels
+        self.best = torch.full((N,), torch.inf, dtype=torch.float64, device=device)
+        self.best_x = self.clean.clone()
+        self.by_target = torch.full((N, self.classes), torch.inf, dtype=torch.float64, device=device)
+        self.search: Tensor | None = None
+        self.numeric = torch.zeros(N, dtype=torch.bool, device=device)
+        self.spent = torch.zeros(N, dtype=torch.bool, device=device)
+        self.reserved = 1
+        # A margin below the rounding of the logits is no success: the judge may see them in another batch.
+        self.least_margin = 32 * torch.finfo(model.dtype).eps * self.z.abs().amax(1)
+
+    # -- passes ---------------------------------------------------------------------------------------------
+
+    def logits(self, x: Tensor, image: Tensor, *, slots: int = 1024) -> Tensor:
+        """Return the logits (k, K) of points x (k, n), without a gradient, at most `slots` at a time."""
+        with torch.no_grad():
+            pieces = [self.model(part.reshape(-1, *self.shape)) for part in torch.split(x, slots)]
+        self.forwards.index_add_(0, image, torch.ones_like(image))
+        return torch.cat(pieces) if pieces else x.new_zeros(0, self.classes)
+
+    def gradient(self, x: Tensor, image: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits (k, K), loss (k,) and the gradient (k, n) of each point's own loss: one pass each way.
+
+        Args:
+            x: (k, n).
+            image: (k,).
+            loss: logits (k, K) -> (k,), row by row.
+
+        Raises:
+            ModelError: the net passes no gradient to its images.
+        """
+        point = x.detach().requires_grad_(True)
+        with torch.enable_grad():
+            z = self.model(point.reshape(-1, *self.shape))
+            value = loss(z)
+            gradient = torch.autograd.grad(value.sum(), point, allow_unused=True)[0] if value.requires_grad else None
+        if gradient is None:
+            raise ModelError(
+                f"{self.model.name} passes no gradient to its images, which this attack needs; "
+                "take it out of torch.no_grad, keep tensors from being detached or rounded on the way, or use an "
+                "attack that needs none (square)"
+            )
+        ones = torch.ones_like(image)
+        self.forwards.index_add_(0, image, ones)
+        self.backwards.index_add_(0, image, ones)
+        return z.detach(), value.detach(), gradient
+
+    def jacobian(self, x: Tensor, image: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (k, K) and the gradients (k, c, n) of the logits `classes` (k, c): one forward, c backwards."""
+        point = x.detach().requires_grad_(True)
+        with torch.enable_grad():
+            z = self.model(point.reshape(-1, *self.shape))
+            chosen = z.gather(1, classes)
+            if not z.requires_grad:
+                raise ModelError(f"{self.model.name} passes no gradient to its images, which this attack needs")
+            columns = [
+                torch.autograd.grad(chosen[:, c].sum(), point, retain_graph=c + 1 < chosen.shape[1])[0]
+                for c in range(chosen.shape[1])
+            ]
+        self.forwards.index_add_(0, image, torch.ones_like(image))
+        self.backwards.index_add_(0, image, torch.full_like(image, chosen.shape[1]))
+        return z.detach(), torch.stack(columns, dim=1)
+
+    def affords(self, image: Tensor, passes: int = 2) -> Tensor:
+        """Tell which of `image` (k,) can pay for `passes` more besides what the end needs; the others are noted."""
+        if self.budget is None:
+            return torch.ones_like(image, dtype=torch.bool)
+        enough = self.forwards[image] + self.backwards[image] + passes + self.reserved <= self.budget
+        self.spent[image[~enough]] = True
+        return enough
+
+    # -- what was found ---------------------------------------------------------------------------------------
+
+    def aim(self, target: str | Tensor | None, generator: torch.Generator | None) -> None:
+        """Set the class each success must be given: None for any but the label, else one class per image.
+
+        Args:
+            target: None, ``"random"``, ``"top-1"`` (the likeliest wrong class), or (N,) int64.
+            generator: draws the random targets.
+
+        Raises:
+            InputError: a rule that gives an image several classes; see `problem.choose_targets` for the others.
+        """
+        if target is None:
+            return
+        pairs = choose_targets(target, self.z, self.labels, self.attacked, generator)
+        if len(pairs) != int(self.attacked.sum()):
+            raise InputError(
+                f"target: this attack leads an image to one class, got {target!r}; "
+                'use None (any wrong class), "random", "top-1" or a tensor of classes'
+            )
+        self.wanted[pairs.image] = pairs.target
+
+    def adversarial(self, z: Tensor, image: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Tell which logits (k, K) are a success for their images (k,), by more than rounding.
+
+        Args:
+            z: (k, K).
+            image: (k,).
+            wanted: (k,) the class each must be given, -1 for any but the label; by default that of `aim`.
+        """
+        label = self.labels[image]
+        wanted = self.wanted[image] if wanted is None else wanted
+        reference = torch.where(wanted < 0, label, wanted)
+        own = z.gather(1, reference[:, None]).squeeze(1)
+        others = z.scatter(1, reference[:, None], -torch.inf).amax(1)
+        margin = torch.where(wanted < 0, others - own, own - others)
+        return (margin > self.least_margin[image]) & z.isfinite().all(1)
+
+    def size(self, x: Tensor, image: Tensor) -> Tensor:
+        """Return the size (k,) float64 of the change to points x (k, n), in the trial's norm."""
+        r = (x - self.clean.index_select(0, image)).double()
+        length: Tensor = torch.linalg.vector_norm(r, ord=self.norm, dim=1)
+        return length
+
+    def keep(
+        self, x: Tensor, image: Tensor, z: Tensor, phase: Phase = Phase.DESCENT, wanted: Tensor | None = None
+    ) -> Tensor:
+        """Keep the nearest success of each image among points x (k, n) with logits z; return which succeed (k,).
+
+        Several points may be of one image. Points outside the radius, if there is one, are no success.
+        """
+        self.numeric[image[~z.isfinite().all(1)]] = True
+        success, size = self.adversarial(z, image, wanted), self.size(x, image)
+        if self.radius is not None:
+            success &= size <= self.radius * (1 + SLACK)
+        rows = success.nonzero().squeeze(1)
+        if not len(rows):
+            return success
+        images, answers = image[rows], z[rows].argmax(1)
+        self.by_target.view(-1).scatter_reduce_(0, images * self.classes + answers, size[rows], "amin")
+        new = images[self.first_success[images] < 0]
+        self.first_success[new] = (self.forwards + self.backwards)[new]
+        rows = rows[size[rows].argsort(stable=True)]  # from near to far: the first of each image is its nearest
+        images, inverse = torch.unique(image[rows], return_inverse=True)
+        first = torch.full_like(images, len(rows))
+        first.scatter_reduce_(0, inverse, torch.arange(len(rows), device=rows.device), "amin")
+        nearest = rows[first]
+        nearer = nearest[size[nearest] < self.best[image[nearest]]]
+        at = image[nearer]
+        self.best[at], self.best_x[at] = size[nearer], x[nearer]
+        self.best_target[at], self.phase[at] = z[nearer].argmax(1), int(phase)
+        return success
+
+    def tell(self, done: float, total: float) -> None:
+        """Report progress, if anyone asked."""
+        if self.progress is not None:
+            self.progress(done, total)
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    def result(self) -> AttackResult:
+        """Judge the nearest success of every image once more, and put the record together."""
+        N, device, home = len(self.clean), self.clean.device, self.original.device
+        found = (self.attacked & torch.isfinite(self.best)).nonzero().squeeze(1)
+        # Half precision would round examples back over the boundary; and a wide dtype may hold pixels that the
+        # model's put just outside the box.
+        dtype = torch.promote_types(self.original.dtype, torch.float32)
+        returned = self.best_x.to(dtype).clamp(*self.model.box)
+        judged = torch.zeros(N, dtype=torch.bool, device=device)
+        answers = self.predicted.clone()
+        z = self.logits(returned[found].to(self.clean.dtype), found)
+        answers[found] = z.argmax(1)
+        wanted = self.wanted[found]
+        judged[found] = torch.where(wanted < 0, answers[found] != self.labels[found], answers[found] == wanted)
+        judged[found] &= z.isfinite().all(1)
+        originals = self.original.flatten(1).to(device)
+        if self.radius is not None:
+            r = returned[found].double() - originals[found].double()
+            judged[found] &= torch.linalg.vector_norm(r, ord=self.norm, dim=1) <= self.radius * (1 + SLACK)
+        status = torch.full((N,), int(AttackStatus.NOT_FOUND), dtype=torch.int64, device=device)
+        status[self.spent] = int(AttackStatus.BUDGET_SPENT)
+        status[self.numeric] = int(AttackStatus.NUMERIC_FAILURE)
+        status[judged] = int(AttackStatus.FOUND)
+        status[~self.attacked] = int(AttackStatus.ALREADY_WRONG)
+        adversarial = torch.where(judged[:, None], returned, originals.to(dtype)).reshape(-1, *self.shape).to(home)
+        by_target = self.by_target.clone()
+        wrong = (~self.attacked).nonzero().squeeze(1)
+        by_target[wrong, self.predicted[wrong]] = 0.0
+        lengths = sizes(self.original, adversarial, status.to(home))
+        before = lengths["distance"]
+        if self.search is not None:
+            before = torch.where(judged.to(home), self.search.to(home), before)
+        return AttackResult(
+            adversarial=adversarial,
+            target=torch.where(judged | ~self.attacked, answers, -1).to(home),
+            status=status.to(home),
+            forwards=self.forwards.to(home),
+            backwards=self.backwards.to(home),
+            first_success=torch.where(judged, self.first_success, -1).to(home),
+            phase=torch.where(judged, self.phase, int(Phase.NONE)).to(home),
+            distance_search=before,
+            by_target=by_target.to(home),
+            norm=self.norm,
+            box=self.model.box,
+            images=self.original,
+            labels=self.labels.to(home),
+            judge=self.model.predict,
+            **lengths,
+        )
