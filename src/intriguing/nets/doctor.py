@@ -100,7 +100,7 @@ def doctor(
         limit: how many images are looked at: a fixed draw from a tensor or a set, the first ones of a loader.
 
     Returns:
-        The checks: inputs, answer, accuracy, logits, batch independence, repeatability, gradients, training mode,
+        The checks: inputs, answer, accuracy, logits, batch independence, repeatability, zero gradients, training mode,
         device and dtype.
 
     Raises:
@@ -225,5 +225,5 @@ _CHECKS: dict[str, Callable[[_Case], Check]] = {
     "logits": lambda case: logit_scale(case.model, case.logits),
     "batch independence": lambda case: batch_independence(case.model, case.images),
     "repeatability": lambda case: repeatability(case.model, case.images),
-    "gradients": lambda case: zero_gradients(case.model, case.images, case.answers),
+    "zero gradients": lambda case: zero_gradients(case.model, case.images, case.answers),
 }

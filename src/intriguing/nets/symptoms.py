@@ -130,7 +130,7 @@ def zero_gradients(model: Model, images: Tensor, labels: Tensor) -> Check:
     An honest net has none but for units that are off, and its cross-entropy keeps a gradient up to margins of about
     100 in float32 (exp(-104) is the smallest number above 0); zeros beyond that come of saturation or rounding.
     """
-    name, n = "gradients", len(images)
+    name, n = "zero gradients", len(images)
     if "gradients" not in model.capabilities:
         return did_not_run(name, f"{model.name} gives no gradients; attacks that need none can run.")
     margins = probes.gradients(model, images, labels, probes.margin_loss)
