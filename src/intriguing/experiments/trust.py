@@ -1,7 +1,7 @@
 """Signs of masked gradients: reasons not to believe that a model is as robust as an attack by gradients found it.
 
 Athalye, Carlini and Wagner (2018, "Obfuscated gradients give a false sense of security", section 3.1) and Carlini et
-al. (2019, "On evaluating adversarial robustness", sections 4.3 and 4.8) list what betrays a net whose gradients mislead.
+al. (2019, "On evaluating adversarial robustness", sections 4.3 and 4.8) name what betrays gradients that mislead.
 Each sign is a check with its number, and one red sign is enough: the numbers of that model are then no robustness.
 
 - *zero gradients*: attacks by gradients have nothing to follow.
@@ -282,7 +282,7 @@ def _control(case: _Case, norm: float, queries: int, generator: torch.Generator)
 
 
 def _starts(case: _Case, norm: float, generator: torch.Generator) -> Tensor:
-    """Return the nearest wrong point (n, pixels) on segments to other images and to noise; the image if there is none."""
+    """Return the nearest wrong point (n, pixels) on segments to other images and to noise, else the image."""
     x = case.images.flatten(1)
     low, high = case.model.box
     best, size = x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
