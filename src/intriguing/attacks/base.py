@@ -109,11 +109,8 @@ class Attack(ABC):
         if budget is not None and budget < 1:
             raise InputError(f"budget: expected at least 1 pass per image, got {budget}")
         self._check()
-        if self.needs_generator and generator is None:
-            raise InputError(
-                f"generator: this attack draws {self.needs_generator}, so it needs a torch.Generator; "
-                'pass generator=intriguing.rng.generator("attack", seed)'
-            )
+        if self.needs_generator:
+            required(generator, self.needs_generator)
         model = as_model(model)
         model.check_inputs(images)
         with model.frozen(), denormals_flushed():
@@ -135,6 +132,20 @@ class Attack(ABC):
     @abstractmethod
     def _search(self, trial: Trial, generator: torch.Generator | None) -> None:
         """Look for adversarial points of the images ``trial.attacked`` by ``trial.logits`` and ``trial.gradient``."""
+
+
+def required(generator: torch.Generator | None, draws: str) -> torch.Generator:
+    """Return the generator.
+
+    Raises:
+        InputError: there is none, though the attack `draws` something.
+    """
+    if generator is None:
+        raise InputError(
+            f"generator: this attack draws {draws}, so it needs a torch.Generator; "
+            'pass generator=intriguing.rng.generator("attack", seed)'
+        )
+    return generator
 
 
 class Trial:
