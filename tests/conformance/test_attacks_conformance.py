@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from intriguing.attacks import ATTACKS, AttackResult, AttackStatus
+from intriguing.attacks import ATTACKS, FGSM, LBFGS, PGD, AttackResult, AttackStatus, WorstOf
 from intriguing.errors import DataError, InputError, IntriguingError, ModelError
 from intriguing.nets.load import Model
 
@@ -21,9 +21,16 @@ QUICK: dict[str, dict[str, Any]] = {
     "fgsm": {"eps": 0.8},
     "pgd": {"eps": 0.6, "steps": 50},
     "square": {"eps": 0.8, "steps": 400},
+    "apgd": {"eps": 0.6, "steps": 50},
+    "apgd-t": {"eps": 0.6, "steps": 50},
+    "gaussian-noise": {"eps": 3.0},
+    "uniform-noise": {"eps": 1.0},
+    "worst-of": {"attacks": (FGSM(1.5, 2), LBFGS(), PGD(1.5, 2, steps=50)), "eps": 1.5},
 }
-GIVEN = {ATTACKS[name]: parameters for name, parameters in QUICK.items()}
-attack_types = pytest.mark.parametrize("kind", [pytest.param(kind, id=name) for name, kind in ATTACKS.items()])
+KINDS = {**ATTACKS, "worst-of": WorstOf}
+GIVEN = {KINDS[name]: parameters for name, parameters in QUICK.items()}
+
+attack_types = pytest.mark.parametrize("kind", [pytest.param(kind, id=name) for name, kind in KINDS.items()])
 
 
 def seeded(seed: int = 0) -> torch.Generator:
