@@ -5,7 +5,8 @@ Goodfellow, Shlens and Szegedy, ICLR 2015, section 4:
     x + eps sign(grad_x loss(x, y))                                                                     (1)
 
 and its random start: x0 uniform in the ball, one step of 1.25 eps, projected back (Wong, Rice and Kolter, ICLR 2020,
-algorithm 3). In L2 the sign is replaced by the gradient of unit length, in L1 too.
+algorithm 3). In L2 the sign is replaced by the gradient of unit length, in L1 by the
+gradient over its largest entry, and what leaves the ball is projected back.
 """
 
 from __future__ import annotations

@@ -43,7 +43,9 @@ def loss_of(name: str, label: Tensor, wanted: Tensor) -> Loss:
         return torch.where(targeted, lead, -lead)
 
     def ratio(z: Tensor) -> Tensor:
-        return untied(z) / _spread(z)
+        # A class that is wanted may be any in the order, as in `targeted_dlr`; over z_pi1 - z_pi3 the third would have
+        # the constant -1.
+        return untied(z) / torch.where(targeted, _wide_spread(z), _spread(z))
 
     return {"cross-entropy": cross_entropy, "margin": untied, "dlr": ratio}[name]
 
@@ -52,8 +54,8 @@ def targeted_dlr(label: Tensor, target: Tensor) -> Loss:
     """Return the difference of logits ratio towards one class at a time, (z_t - z_y) / (z_pi1 - (z_pi3 + z_pi4) / 2).
 
     Croce and Hein, ICML 2020, equation 7, with the sign of a loss to be climbed. DEVIATION: their denominator needs
-    four classes; with three it is z_pi1 - z_pi3, with two it is 1, since there it would cancel the numerator and leave
-    no gradient at all.
+    four classes; with three it is z_pi1 - (z_pi2 + z_pi3) / 2, with two it is 1, since any other would cancel the
+    numerator for some order of the classes and leave no gradient at all.
 
     Args:
         label: (k,) int64 y.
@@ -62,10 +64,7 @@ def targeted_dlr(label: Tensor, target: Tensor) -> Loss:
 
     def loss(z: Tensor) -> Tensor:
         lead = (z.gather(1, target[:, None]) - z.gather(1, label[:, None])).squeeze(1)
-        if z.shape[1] < 4:
-            return lead / _spread(z)
-        top = z.topk(4, dim=1).values
-        return lead / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2).clamp_min(_least(z))
+        return lead / _wide_spread(z)
 
     return loss
 
@@ -76,6 +75,14 @@ def _spread(z: Tensor) -> Tensor:
         return torch.ones_like(z[:, 0])
     top = z.topk(3, dim=1).values
     return (top[:, 0] - top[:, 2]).clamp_min(_least(z))
+
+
+def _wide_spread(z: Tensor) -> Tensor:
+    """Return z_pi1 - (z_pi3 + z_pi4) / 2, (k,): the denominator of equation 7, and its stand-ins for few classes."""
+    if z.shape[1] < 3:
+        return torch.ones_like(z[:, 0])
+    top = z.topk(min(4, z.shape[1]), dim=1).values
+    return (top[:, 0] - top[:, -2:].mean(1)).clamp_min(_least(z))
 
 
 def _least(z: Tensor) -> float:

@@ -4,8 +4,8 @@ Madry, Makelov, Schmidt, Tsipras and Vladu, ICLR 2018, section 2.1:
 
     x_{k+1} = P(x_k + a d(grad_x loss(x_k, y)))                                                         (1)
 
-P projects onto the ball and the box, exactly; d is the sign for Linf and the gradient of unit length for L2 and L1;
-the steps have the length a. An image is done once it is broken, and is not started again.
+P projects onto the ball and the box, exactly; d is the sign for Linf, the gradient of unit length for L2, and over its
+largest entry for L1; a is the length of a step. An image is done once it is broken, and is not started again.
 """
 
 from __future__ import annotations
