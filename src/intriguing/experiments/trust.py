@@ -22,8 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from intriguing.attacks.lbfgs import LBFGS
+from intriguing.attacks.pgd import PGD
 from intriguing.attacks.problem import check_labels
 from intriguing.attacks.result import AttackResult
+from intriguing.attacks.square import Square
 from intriguing.errors import InputError, ModelError
 from intriguing.nets import probes
 from intriguing.nets.checks import Check, did_not_run, graded
@@ -40,7 +42,6 @@ _UNREACHED_AMBER, _UNREACHED_RED = 0.02, 0.1  # share of images that nothing in 
 _STEPS = (0.01, 0.03, 0.1)  # of a difference, as shares of the usual distance to the nearest adversarial example
 _DIRECTIONS = 8  # random ones per image
 _ASCENT = 40  # steps of the attack with the whole box as its budget
-_STRETCH = 0.1  # of each of its steps, as a share of the box
 _BUDGET = 400  # of the attack that is run where no result is given
 
 
@@ -109,12 +110,12 @@ def panel(
         sentence = "The net gets none of the images right."
         return tuple(did_not_run(name, sentence) for name in _NAMES)
     white = _white_box(case, chosen, result)
-    control = _control(case, white.norm if white else 2.0, queries, generator)
+    control = _control(case, white, queries, generator)
     return (
         zero_gradients(model, case.images, case.labels),
         _differences(case, white, control, generator),
         _compare(case, white, control),
-        _whole_box(case),
+        _whole_box(case, generator),
         batch_independence(model, case.images),
         repeatability(model, case.images),
     )
@@ -252,8 +253,25 @@ def _pair(case: _Case, points: Tensor, rival: Tensor) -> tuple[Tensor, Tensor]:
 # -- the control ------------------------------------------------------------------------------------------------
 
 
-def _control(case: _Case, norm: float, queries: int, generator: torch.Generator) -> Tensor:
-    """Return the size in `norm` and the L2 distance, (n, 2), of the nearest example that random search finds.
+def _control(case: _Case, white: _White | None, queries: int, generator: torch.Generator) -> Tensor:
+    """Return the size in the attack's norm and the L2 distance, (n, 2), of the nearest example found without gradients.
+
+    Two searches: towards each image from points that are wrong, and the Square attack at the median size of what the
+    attack by gradients found.
+    """
+    norm = white.norm if white else 2.0
+    walked = _walk(case, norm, queries, generator)
+    sizes = white.size[white.size.isfinite() & (white.size > 0)] if white else walked[:0, 0]
+    if norm == 1 or not len(sizes):
+        return walked
+    attack = Square(eps=float(sizes.median()), norm=norm, steps=queries)
+    squares = attack(case.model, case.images, case.labels, generator=generator)
+    held = torch.stack((squares.size, squares.distance), dim=1).to(walked)
+    return torch.where((held[:, :1] < walked[:, :1]) & squares.attacked[:, None].to(walked.device), held, walked)
+
+
+def _walk(case: _Case, norm: float, queries: int, generator: torch.Generator) -> Tensor:
+    """Return the size in `norm` and the L2 distance, (n, 2), of the nearest example a random walk finds.
 
     It starts on segments to images that the net gives other classes, and to noise; then proposes a random step towards
     the image and keeps it if the answer stays wrong (Brendel, Rauber and Bethge 2018, "Decision-based adversarial
@@ -330,22 +348,17 @@ def _compare(case: _Case, white: _White | None, control: Tensor) -> Check:
 # -- the whole box as budget ------------------------------------------------------------------------------------
 
 
-def _whole_box(case: _Case) -> Check:
-    """Climb the cross-entropy by signed steps that may go anywhere in the box."""
+def _whole_box(case: _Case, generator: torch.Generator) -> Check:
+    """Attack by projected gradient steps in a ball that holds the whole box."""
     name, n = "larger budget", len(case.images)
     if "gradients" not in case.model.capabilities:
         return did_not_run(name, f"{case.model.name} gives no gradients.")
-    x, fooled = case.images, torch.zeros(n, dtype=torch.bool, device=case.images.device)
-    for step in range(_ASCENT):
-        g = probes.gradients(case.model, x, case.labels, probes.cross_entropy)
-        if g is None:
-            return did_not_run(name, "No gradient comes back.")
-        length = _STRETCH * case.width * (1 - step / _ASCENT)
-        x = (x + length * g.sign().nan_to_num()).clamp(*case.model.box)
-        fooled |= _wrong(case, x.flatten(1))
-        if bool(fooled.all()):
-            break
-    value = float((~fooled).double().mean())
+    attack = PGD(eps=case.width, steps=_ASCENT, random_start=False)
+    try:
+        result = attack(case.model, case.images, case.labels, generator=generator)
+    except ModelError:
+        return did_not_run(name, "No gradient comes back.")
+    value = float((result.attacked & ~result.found).double().mean())
     state = graded(value, _UNREACHED_AMBER, _UNREACHED_RED)
     sentence = f"With the whole box as budget, steps along the gradient leave {value:.1%} of images right"
     sentence += "." if state == "green" else "; they should leave none, for the box holds images of every class."
