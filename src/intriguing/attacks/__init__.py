@@ -2,6 +2,7 @@
 
 from intriguing.attacks.apgd import APGD, TargetedAPGD, apgd, apgd_t
 from intriguing.attacks.base import Attack
+from intriguing.attacks.capabilities import capability_table
 from intriguing.attacks.fgsm import FGSM, fgsm
 from intriguing.attacks.l1_adam import L1Adam, l1_adam
 from intriguing.attacks.lbfgs import LBFGS, lbfgs
@@ -32,6 +33,6 @@ ATTACKS: dict[str, type[Attack]] = {
 
 __all__ = [
     "APGD", "ATTACKS", "FGSM", "LBFGS", "PGD", "Attack", "AttackResult", "AttackStatus", "Curve", "GaussianNoise",
-    "L1Adam", "Phase", "Square", "TargetedAPGD", "UniformNoise", "WorstOf", "apgd", "apgd_t", "fgsm", "gaussian",
-    "gaussian_noise", "gaussian_of_norm", "l1_adam", "lbfgs", "pgd", "square", "uniform_noise", "worst_of",
+    "L1Adam", "Phase", "Square", "TargetedAPGD", "UniformNoise", "WorstOf", "apgd", "apgd_t",
+    "capability_table", "fgsm", "gaussian", "gaussian_noise", "gaussian_of_norm", "l1_adam", "lbfgs", "pgd", "square", "uniform_noise", "worst_of",
 ]  # fmt: skip
