@@ -34,5 +34,6 @@ ATTACKS: dict[str, type[Attack]] = {
 __all__ = [
     "APGD", "ATTACKS", "FGSM", "LBFGS", "PGD", "Attack", "AttackResult", "AttackStatus", "Curve", "GaussianNoise",
     "L1Adam", "Phase", "Square", "TargetedAPGD", "UniformNoise", "WorstOf", "apgd", "apgd_t",
-    "capability_table", "fgsm", "gaussian", "gaussian_noise", "gaussian_of_norm", "l1_adam", "lbfgs", "pgd", "square", "uniform_noise", "worst_of",
+    "capability_table", "fgsm", "gaussian", "gaussian_noise", "gaussian_of_norm", "l1_adam",
+    "lbfgs", "pgd", "square", "uniform_noise", "worst_of",
 ]  # fmt: skip
