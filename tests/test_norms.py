@@ -102,7 +102,7 @@ def test_norm_laws(xs: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
 def test_ball_in_box_is_where_alternating_projections_end(norm: float) -> None:
-    """Dykstra's method needs nothing but the two projections, and ends at the same point, if slowly: 2e-6 is its rest."""
+    """Dykstra's method needs nothing but the two projections, and ends at the same point, within 2e-6 here."""
     draw = torch.Generator().manual_seed(0)
     r = 3 * torch.randn(40, 8, generator=draw, dtype=torch.float64)
     low, high = (-torch.rand(40, 8, generator=draw).double(), 2 * torch.rand(40, 8, generator=draw).double())
