@@ -54,10 +54,12 @@ def drawn(net: nn.Module, seed: int = 0, scale: float = 1.0) -> nn.Module:
 def small_nets() -> dict[str, Model]:
     """Return untrained nets of every kind of layer for images (1, 8, 8)."""
     dense = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 10))
-    sigmoid = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.Sigmoid(), nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 10))
+    sigmoid = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 20), nn.Sigmoid(), nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 10)
+    )
     pooled = nn.Sequential(
-        nn.Conv2d(1, 3, 3, padding="same"), nn.Tanh(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(3, 4, 2), nn.ReLU(),
-        nn.AvgPool2d(2, 1, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(64, 10),
+        nn.Conv2d(1, 2, 3, padding="same"), nn.Tanh(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(2, 3, 2), nn.ReLU(),
+        nn.AvgPool2d(2, 1, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(48, 10),
     )  # fmt: skip
     binary = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU(), nn.Linear(10, 1))
     return {
@@ -93,7 +95,9 @@ def into_region(x: Tensor, moved: Tensor, radius: Tensor, norm: float, box: tupl
     return x + r * factor.to(r).reshape(-1, *([1] * (r.ndim - 1)))
 
 
-def violations(model: Model, x: Tensor, y: Tensor, radius: Tensor, norm: float, steps: int = 60, seed: int = 0) -> Tensor:
+def violations(
+    model: Model, x: Tensor, y: Tensor, radius: Tensor, norm: float, steps: int = 60, seed: int = 0
+) -> Tensor:
     """Return which images (B,) have an adversarial example inside their radius, as far as a search tells.
 
     Random points first, then gradient ascent on the difference of the most endangered logit, from the image and from

@@ -91,7 +91,7 @@ def _audit(norms=(2, math.inf), nets=NETS, count=12) -> int:
 
 def test_no_search_finds_an_example_inside_a_certified_radius():
     pooled = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 10)
+        nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32, 10)
     )  # fmt: skip
     learned = {
         "sigmoid": Model(trained(nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.Sigmoid(), nn.Linear(24, 10)))),
@@ -106,7 +106,7 @@ def _lines_through_the_low_end(self, slope, low, high, better):
     return self(low) - slope * low
 
 
-@pytest.mark.parametrize("mutation", ["offset of lines", "sign of a slope", "bias", "lines swapped"])
+@pytest.mark.parametrize("mutation", ["offset of lines", "slope", "bias", "lines swapped"])
 def test_an_unsound_rule_is_caught(monkeypatch, mutation):
     if mutation == "offset of lines":
         monkeypatch.setattr(relaxation.Activation, "_extreme", _lines_through_the_low_end)
@@ -114,12 +114,12 @@ def test_an_unsound_rule_is_caught(monkeypatch, mutation):
         below, above = relaxation.Activation.below, relaxation.Activation.above
         monkeypatch.setattr(relaxation.Activation, "below", above)
         monkeypatch.setattr(relaxation.Activation, "above", below)
-    elif mutation == "sign of a slope":
+    elif mutation == "slope":
         honest = crown._relaxed
 
         def wrong(activation, A, *rest):
             back, offset = honest(activation, A, *rest)
-            return -back, offset
+            return back / 2, offset
 
         monkeypatch.setattr(crown, "_relaxed", wrong)
     else:
@@ -142,25 +142,26 @@ def test_the_library_finds_nothing_inside_a_certified_radius():
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("norm", [2, math.inf])
 def test_better_methods_are_no_looser(name, norm):
-    x, _ = digits(4)
+    x, _ = digits(2)
     y = NETS[name].predict(x)
-    radius = {m: certify(NETS[name], x, y, norm, method=m, steps=8).radius for m in SOUND}
+    radius = {m: certify(NETS[name], x, y, norm, method=m, steps=6).radius for m in SOUND}
     assert (radius["crown"] >= radius["interval"] * 0.99).all()  # both searches stop within 0.2%
     assert (radius["crown-optimised"] >= radius["crown"]).all()
-    assert (radius["crown-optimised"] > radius["crown"] * 1.001).any()
+    if name == "sigmoid":  # elsewhere the default lines may be as good as any
+        assert (radius["crown-optimised"] > radius["crown"] * 1.05).any()
     without = certify(NETS[name], x, y, norm, box=False).radius
     assert (without <= radius["crown"] * 1.01).all()
 
 
 def test_an_image_gets_the_same_radius_alone_and_in_any_batch():
     x, _ = digits(7)
-    y = NETS["pooled"].predict(x)
-    together = certify(NETS["pooled"], x, y).radius
-    by_three = certify(NETS["pooled"], x, y, batch=3).radius
-    alone = certify(NETS["pooled"], x[5:6], y[5:6]).radius
-    # Matrix products of other sizes round differently; the search may then take another last step.
-    torch.testing.assert_close(by_three, together, rtol=1e-9, atol=0)
-    torch.testing.assert_close(alone, together[5:6], rtol=1e-9, atol=0)
+    y = NETS["residual"].predict(x)
+    together = certify(NETS["residual"], x, y).radius
+    by_three = certify(NETS["residual"], x, y, batch=3).radius
+    alone = certify(NETS["residual"], x[5:6], y[5:6]).radius
+    # The multipliers are searched in single precision, where sums in another order differ by 1e-7.
+    torch.testing.assert_close(by_three, together, rtol=1e-5, atol=0)
+    torch.testing.assert_close(alone, together[5:6], rtol=1e-5, atol=0)
 
 
 def test_wrong_images_get_zero_and_a_constant_net_everything():
@@ -212,7 +213,9 @@ def test_the_users_net_is_left_as_it_was():
     before = {k: v.clone() for k, v in net.state_dict().items()}
     x, y = digits(2)
     certify(net, x, y)
-    assert net.training and not net.norm.training and net.conv.training
+    assert net.training
+    assert not net.norm.training
+    assert net.conv.training
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
     assert net.conv.weight.dtype == torch.float32
@@ -224,7 +227,10 @@ def test_every_method_reports_its_cost(method):
     y = NETS["dense"].predict(x)
     seen = []
     c = certify(NETS["dense"], x, y, method=method, steps=3, batch=1, progress=lambda *done: seen.append(done))
-    assert c.method == method and c.seconds > 0 and (c.evaluations > 0).all() and seen == [(1, 2), (2, 2)]
+    assert c.method == method
+    assert c.seconds > 0
+    assert (c.evaluations > 0).all()
+    assert seen == [(1, 2), (2, 2)]
     assert c.accuracy(torch.tensor([0.0, 1e9])).tolist() == [1.0, 0.0]
 
 
@@ -261,6 +267,8 @@ def test_the_root_search_finds_where_margins_end():
         return torch.where(torch.isinf(r), 1.0, (1 - eps / r) * (1 + eps / r))
 
     found = largest_radius(margin, start, torch.ones_like(root), cap, tolerance=1e-3)
-    assert (found[:3] <= root[:3]).all() and (found[:3] >= 0.999 * root[:3]).all()
-    assert math.isinf(found[3]) and found[4] == 0
+    assert (found[:3] <= root[:3]).all()
+    assert (found[:3] >= 0.999 * root[:3]).all()
+    assert math.isinf(found[3])
+    assert found[4] == 0
     assert len(calls) < 20

@@ -94,6 +94,8 @@ def trace(model: Model, shape: Sequence[int], device: torch.device) -> Graph:
     with model.frozen(), torch.no_grad():
         try:
             twin = copy.deepcopy(net).to(device=device, dtype=torch.float64).eval().requires_grad_(False)
+            # The tracer looks inside the outermost module, whatever it is.
+            twin = nn.Sequential(twin) if _module_rule(twin) is not None else twin
             traced = fx.GraphModule(twin, _Tracer().trace(twin))
         except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
             raise ModelError(

@@ -137,9 +137,7 @@ class Convolution(Affine):
         return back[..., top : high - bottom, left : wide - right]
 
     def _convolve(self, h: Tensor, weight: Tensor) -> Tensor:
-        return F.conv2d(
-            F.pad(h, self.padding), weight, stride=self.stride, dilation=self.dilation, groups=self.groups
-        )
+        return F.conv2d(F.pad(h, self.padding), weight, stride=self.stride, dilation=self.dilation, groups=self.groups)
 
 
 class Scaling(Affine):
