@@ -58,8 +58,8 @@ def small_nets() -> dict[str, Model]:
         nn.Flatten(), nn.Linear(64, 20), nn.Sigmoid(), nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 10)
     )
     pooled = nn.Sequential(
-        nn.Conv2d(1, 2, 3, padding="same"), nn.Tanh(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(2, 3, 2), nn.ReLU(),
-        nn.AvgPool2d(2, 1, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(48, 10),
+        nn.Conv2d(1, 2, 3, padding="same"), nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(2, 3, 2, padding=1), nn.ReLU(),
+        nn.AvgPool2d(2, 2, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(27, 10),
     )  # fmt: skip
     binary = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU(), nn.Linear(10, 1))
     return {

@@ -35,7 +35,7 @@ class Styles(nn.Module):
 
 NETS = {
     **{name: (model, (1, 8, 8)) for name, model in small_nets().items()},
-    "convnet": (Model(drawn(convnet((1, 8, 8), 10))), (1, 8, 8)),
+    "convnet": (Model(drawn(convnet((1, 8, 8), 10, channels=(2, 3), hidden=8))), (1, 8, 8)),
     "styles": (Model(drawn(Styles())), (3, 2, 2)),
     "odd": (
         Model(
@@ -43,7 +43,7 @@ NETS = {
                 nn.Sequential(
                     nn.Conv2d(2, 4, (4, 3), stride=(3, 2), padding=(2, 0), dilation=(1, 2), groups=2, bias=False),
                     Residual(nn.Identity(), nn.Conv2d(4, 4, 3, padding="same"), nn.Sequential()),
-                    nn.MaxPool2d(2, ceil_mode=True), nn.AdaptiveAvgPool2d(2), nn.Dropout(0.5), nn.Flatten(),
+                    nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, ceil_mode=True), nn.AdaptiveAvgPool2d(2), nn.Dropout(0.5), nn.Flatten(),
                     nn.Linear(16, 8), nn.BatchNorm1d(8, affine=False), nn.Identity(),
                     nn.Linear(8, 3),
                 )
@@ -93,7 +93,7 @@ def test_every_value_stays_in_its_interval(name, norm):
             r = eps * (r / r.flatten(1).norm(dim=1).view(-1, 1, 1, 1) if norm == 2 else r.sign())
             point = (x + r).clamp(*model.box)
             for node, low, high, value in zip(graph.nodes, bounds.low, bounds.high, graph.values(point), strict=True):
-                assert (value >= low).all() and (value <= high).all(), node.path
+                assert ((value >= low) & (value <= high)).all(), node.path
             logits = model.logits(point.float()).double()
             assert (logits >= bounds.low[-1]).all()
             assert (logits <= bounds.high[-1]).all()

@@ -93,7 +93,7 @@ def certify(
         method: see `METHODS` and the module's table.
         tolerance: relative width at which the search for a radius stops.
         batch: how many images are bounded at once, which bounds the memory; by default as many as keep one array of
-            coefficients within 64 MiB.
+            coefficients within 8 MiB.
         steps: of the slopes' optimisation; for ``"crown-optimised"``.
         box: intersect balls with the box. Without it the radius also holds for inputs outside, and is smaller.
         progress: called with (images done, images) after each batch.
@@ -127,10 +127,7 @@ def certify(
     model.check_inputs(x)
     graph = trace(model, x.shape[1:], x.device)
     _check_labels(y, len(x), graph.nodes[-1].shape[0])
-    if method == "product":
-        lipschitz = network.product(network.layer_bounds(model, x.shape[1:]))
-    else:
-        lipschitz = None
+    lipschitz = network.product(network.layer_bounds(model, x.shape[1:])) if method == "product" else None
     limits = model.box if box else (-math.inf, math.inf)
     size = batch or _batch_size(graph, method)
     parts = []
@@ -175,7 +172,7 @@ class _Search:
         B = len(self.x)
         every = torch.arange(B, device=self.x.device)
         zero = torch.zeros(B, dtype=torch.float64, device=self.x.device)
-        start = self.margin(zero, every, refine)
+        start = self.margin(zero, every, False)  # intervals are exact at a point, but for rounding
         cap = farthest(self.x, self.norm, self.box)
         guess = torch.minimum(self._linear_radius() / 2, cap)
         radius = largest_radius(

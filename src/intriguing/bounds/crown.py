@@ -26,7 +26,7 @@ from intriguing.bounds.operations import Affine, Sum, gamma
 from intriguing.bounds.region import UNIT, Region
 from intriguing.bounds.relaxation import Activation
 
-ENTRIES = 2**23  # numbers in one array of coefficients: 64 MiB, and a few times that while they are used
+ENTRIES = 2**20  # numbers in one array of coefficients: 8 MiB stay in a cache; many such are fit for a CUDA device
 _OWN = 4  # roundings of our arithmetic per one of the net's, at most
 
 
