@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ from intriguing.run.events import throttled
 from intriguing.store import Store
 from intriguing.studies.spec import code_hash
 
-IMAGES = 200  # of a shard, where they are small: a shard of small images takes seconds, so that a kill costs little
+_IMAGES = 200  # of a shard, where they are small: a shard of small images takes seconds, so that a kill costs little
 _BYTES = 2**25  # pixels of a shard
 _PANEL = 64  # images of the trust panel
 _KEEP = 20  # nearest examples kept with their images
@@ -64,6 +65,7 @@ class Task:
         attacks: by name.
         norm: 2 or inf, in which the nearest of all attacks is taken.
         seed: of everything random.
+        size: images per shard.
         threads: Torch threads; last digits may depend on it.
     """
 
@@ -72,6 +74,7 @@ class Task:
     attacks: Mapping[str, Attack]
     norm: float
     seed: int
+    size: int
     threads: int = 1
 
     @property
@@ -103,11 +106,15 @@ class Done:
     seconds: float | None
 
 
-def pieces(images: Stream, models: Mapping[str, Any]) -> list[Piece]:
-    """Return the shards in order: the same models one after another for each range of images."""
-    size = max(1, min(IMAGES, _BYTES // (4 * max(1, torch.Size(images.shape).numel()))))
-    starts = range(0, len(images), size)
-    return [Piece(name, at, min(at + size, len(images))) for at in starts for name in models]
+def shard_size(shape: Sequence[int]) -> int:
+    """Return how many images (C, H, W) make up a shard."""
+    return max(1, min(_IMAGES, _BYTES // (4 * math.prod(shape))))
+
+
+def pieces(images: Stream, task: Task) -> list[Piece]:
+    """Return the shards in order: the models one after another for each range of images."""
+    starts = range(0, len(images), task.size)
+    return [Piece(name, at, min(at + task.size, len(images))) for at in starts for name in task.models]
 
 
 class Reader:
