@@ -320,10 +320,6 @@ def _checks(store: Store, task: Task, stream: Stream, fresh: bool, watch: _Watch
     """Return the trust panel of every model, and the seconds they took."""
     checks: list[dict[str, Any]] = []
     seconds = 0.0
-    from importlib.util import find_spec
-
-    if find_spec("intriguing.experiments.trust") is None:
-        return [], 0.0
     for name in task.models:
         label = f"{name}, trust panel"
         watch.started(label)

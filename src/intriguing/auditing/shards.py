@@ -6,6 +6,7 @@ that was killed goes on, images that were audited before are not attacked again,
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -22,7 +23,7 @@ from torch import Tensor
 from intriguing.attacks.base import Attack
 from intriguing.data.stream import Stream, stream
 from intriguing.errors import StoreError
-from intriguing.experiments import audit
+from intriguing.experiments import audit, trust
 from intriguing.nets.load import Model
 from intriguing.records import Record
 from intriguing.rng import generator
@@ -166,18 +167,17 @@ def shard(
 
 
 def panel(store: Store, task: Task, name: str, images: Stream, *, fresh: bool, advance: Advance) -> Done:
-    """Return the trust panel of a model: images spread over the whole set, attacked with the first attack.
+    """Return the trust panel of a model, of images spread over the whole set.
 
     Args:
         store: opened to write.
-        task: what to do.
+        task: what to do; its first attack that looks for the nearest example is what the panel's control is held
+            against.
         name: which model.
         images: all of them.
         fresh: compute it in any case.
         advance: called with (done, all).
     """
-    from intriguing.experiments import trust
-
     model = task.models[name]
     n = min(_PANEL, len(images))
     # Spread evenly: an image folder comes class by class.
@@ -186,14 +186,13 @@ def panel(store: Store, task: Task, name: str, images: Stream, *, fresh: bool, a
     spec = {**_spec(task, name, pixels, labels), "panel": code_hash("intriguing.experiments.trust:panel")}
 
     def compute() -> Record:
-        first, attack = next(iter(task.attacks.items()))
-        told = throttled(advance)
-        result = attack(model, pixels, labels, generator=generator(f"audit/trust/{first}", task.seed), progress=told)
-        checks = trust.panel(model, pixels, labels, result=result, generator=generator("audit/trust/panel", task.seed))
-        entries = [
-            {"name": c.name, "state": c.state, "value": c.value, "n": c.n, "sentence": c.sentence} for c in checks
-        ]
-        return Record(values={"checks": entries})
+        nearest = [(kind, attack) for kind, attack in task.attacks.items() if not hasattr(attack, "eps")]
+        result = None
+        for kind, attack in nearest[:1]:
+            draw = generator(f"audit/trust/{kind}", task.seed)
+            result = attack(model, pixels, labels, generator=draw, progress=throttled(advance))
+        checks = trust.panel(model, pixels, labels, result=result, generator=generator("audit/trust", task.seed))
+        return Record(values={"checks": [dataclasses.asdict(check) for check in checks]})
 
     return _cell(store, spec, compute, label=f"{name}, trust panel", fresh=fresh, task=task, model=model)
 
