@@ -108,6 +108,8 @@ class Attack(ABC):
         if self.needs_generator:
             required(generator, self.needs_generator)
         model = as_model(model)
+        if self.needs_gradients:
+            model.require("gradients", f"the {type(self).__name__} attack")
         model.check_inputs(images)
         with model.frozen(), denormals_flushed():
             trial = Trial(
