@@ -51,6 +51,10 @@ def test_what_is_no_condition_is_refused_with_an_example_or_the_known_names(text
     assert "0.4" in str(caught.value) or "1/0" in str(caught.value) or "Known" in str(caught.value)
 
 
+def test_the_name_of_a_model_before_a_figure_may_hold_spaces():
+    assert condition("my net, v2/median_l2 >= 0.4", ["my net, v2/median_l2"]).figure == "my net, v2/median_l2"
+
+
 def test_a_number_may_be_a_fraction_of_the_256_levels():
     assert condition("robust_accuracy_linf@8/255 >= 1/4", _NAMES).bound == 0.25
     assert condition("median_l2 > 8/255", _NAMES).bound == 8 / 255

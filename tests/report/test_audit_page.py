@@ -249,6 +249,22 @@ def test_transfer_stands_beside_noise_of_equal_norm(good):
     assert "noise of the same size on the same images" in table
 
 
+def test_why_layers_are_not_bounded_is_said():
+    document, records = _bare()
+    document["layers_note"] = "The layers are not bounded: head.norm is no operation with a bound."
+    html = audit_page.build(document, records)
+    assert "head.norm is no operation with a bound." in html
+    assert "layers" in Outline(html).ids
+
+
+def test_with_several_models_the_page_says_whose_numbers_it_shows():
+    document, records = _bare()
+    document["run"]["models"].append({"name": "wider"})
+    text = _text(audit_page.build(document, records))
+    assert "digits_net and wider" in text
+    assert "the numbers are those of digits_net, whose examples are fed to all" in text
+
+
 def test_an_audit_of_one_model_has_no_transfer_and_one_without_layers_no_bounds():
     document, records = _bare()
     ids = Outline(audit_page.build(document, records)).ids

@@ -27,7 +27,8 @@ ROWS = "rows.parquet"
 _RELATIONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
-_CONDITION = re.compile(r"\s*([^\s<>=]+)\s*(>=|<=|>|<)\s*(\S+)\s*")
+# A name may hold spaces: with several models it begins with the model's.
+_CONDITION = re.compile(r"\s*(\S.*?)\s*(>=|<=|>|<)\s*(\S+)\s*")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)(?:/\d+)?|[+-]?inf")
 # What a baseline guards; where the attacks minimise the largest change, that is the distance which counts.
 _GUARDED = {False: ("clean_accuracy", "median_l2"), True: ("clean_accuracy", "median_linf")}

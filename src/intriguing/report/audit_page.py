@@ -181,8 +181,10 @@ def _transfer(document: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _layers(document: Mapping[str, Any], numbers: Mapping[str, Any], album: images.Album) -> dict[str, Any] | None:
     given = [entry for entry in document.get("layers") or () if isinstance(entry, Mapping)]
+    title = "Where a small change can grow"
+    note = fmt.prose(document.get("layers_note") or "")
     if not given:
-        return None
+        return _section("layers", "Instability", title, note, bound=False) if note else None
     picture, table = pictures.layers(given)
     product = (
         audit_numbers.view("lipschitz_product", numbers["lipschitz_product"])
@@ -199,7 +201,6 @@ def _layers(document: Mapping[str, Any], numbers: Mapping[str, Any], album: imag
         )
     views = [figures.drawn(picture, "layers-bounds", {}, album)]
     grids = [tables.grid(table, "layers-table")]
-    title = "Where a small change can grow"
     return _section("layers", "Instability", title, sentence, figures=views, grids=grids, bound=False)
 
 
@@ -263,6 +264,7 @@ def _about(run: Mapping[str, Any]) -> str:
     data, settings = _part(run, "data"), _part(run, "settings")
     attacks = settings.get("attacks")
     words = []
+    models = [m.get("name", "") for m in run.get("models") or () if isinstance(m, Mapping)]
     if data:
         split = f", {fmt.clean(data['split'])}" if data.get("split") else ""
         words.append(f"{fmt.count(data.get('n'))} images of “{fmt.clean(data.get('name', ''))}”{split}")
@@ -270,6 +272,8 @@ def _about(run: Mapping[str, Any]) -> str:
         words.append(f"attacked by {audit_numbers.listed([fmt.clean(a) for a in attacks])}")
     if fmt.finite(settings.get("budget")) is not None:
         words.append(f"at most {fmt.count(settings['budget'])} forward and backward passes per image and attack")
+    if len(models) > 1:
+        words.append(f"the numbers are those of {fmt.clean(models[0])}, whose examples are fed to all")
     return "; ".join(words) + "." if words else ""
 
 

@@ -158,7 +158,7 @@ def spread(distances: Mapping[str, Sequence[float]], median: float | None) -> di
             "measured": median if name == _ALL else None,
             "mark": "median",
         }
-        for name, values in distances.items()
+        for name, values in sorted(distances.items(), key=lambda pair: pair[0] != _ALL)
         if len(values)
     ]
     return {
