@@ -26,7 +26,7 @@ def folder(place: Path, count: int = 6, *, mode: str = "RGB") -> Path:
 
 
 def pieces(found: stream.Stream, size: int) -> torch.Tensor:
-    return torch.cat([found.read(at, min(at + size, len(found))) for at in range(0, len(found), size)])
+    return torch.cat([found.piece(at, min(at + size, len(found))) for at in range(0, len(found), size)])
 
 
 def test_the_digits_and_a_folder_in_pieces_are_what_they_are_whole(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_parquet_file_in_pieces_is_what_it_is_whole(tmp_path: Path, monkeypatc
     found = stream.stream(str(tmp_path / "set"), "test")
     assert torch.equal(pieces(found, 3), whole.images)
     read.clear()
-    assert torch.equal(found.read(5, 7), whole.images[5:7])
+    assert torch.equal(found.piece(5, 7), whole.images[5:7])
     assert read == [1], "only the row group that holds them"
     rows = local.ParquetFile(tmp_path / "set" / "test.parquet").in_pieces()
     order = torch.tensor([9, 0, 5, 1])
@@ -72,19 +72,19 @@ def test_only_the_images_asked_for_are_decoded(tmp_path: Path) -> None:
     place = folder(tmp_path / "pets")
     (place / "test" / "dog" / "4.png").write_bytes(b"no image")
     found = stream.stream(str(place), "test")
-    assert len(found.read(0, 5)) == 5
+    assert len(found.piece(0, 5)) == 5
     with pytest.raises(DataError, match=r"4\.png"):
-        found.read(5, 6)
+        found.piece(5, 6)
 
 
 def test_images_that_change_their_kind_midway_are_refused_with_what_to_do(tmp_path: Path) -> None:
     place = folder(tmp_path / "pets")
     Image.new("L", (4, 5)).save(place / "test" / "dog" / "9.png")
-    assert stream.stream(str(place), "test").read(6, 7).shape == (1, 3, 5, 4), "grey among colour becomes RGB"
+    assert stream.stream(str(place), "test").piece(6, 7).shape == (1, 3, 5, 4), "grey among colour becomes RGB"
     Image.new("RGB", (9, 9)).save(place / "test" / "dog" / "99.png")
     with pytest.raises(DataError, match="--size"):
-        stream.stream(str(place), "test").read(7, 8)
-    assert stream.stream(str(place), "test", size=4).read(7, 8).shape == (1, 3, 4, 4)
+        stream.stream(str(place), "test").piece(7, 8)
+    assert stream.stream(str(place), "test", size=4).piece(7, 8).shape == (1, 3, 4, 4)
 
 
 @pytest.mark.parametrize("count", [0, 501])
@@ -97,5 +97,5 @@ def test_more_images_than_there_are_is_an_input_error(count: int) -> None:
 def test_mnist_in_pieces_is_mnist(shared_data: Path) -> None:
     found = stream.stream("mnist", "test", data_dir=shared_data)
     whole = data.load("mnist", "test", data_dir=shared_data)
-    assert torch.equal(found.read(995, 1005), whole.images[995:1005])
+    assert torch.equal(found.piece(995, 1005), whole.images[995:1005])
     assert torch.equal(found.labels, whole.labels)

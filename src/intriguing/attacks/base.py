@@ -115,6 +115,8 @@ class Attack(ABC):
                 'pass generator=intriguing.rng.generator("attack", seed)'
             )
         model = as_model(model)
+        if self.needs_gradients:
+            model.require("gradients", f"the {type(self).__name__} attack")
         model.check_inputs(images)
         with model.frozen(), denormals_flushed():
             trial = Trial(

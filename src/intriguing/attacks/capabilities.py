@@ -20,6 +20,7 @@ _NORMS = {"L1": 1.0, "L2": 2.0, "Linf": math.inf}
 _HEADS = ("name", "finds", "norms", "targeted", "needs gradients", "draws", "what it is")
 # Enough passes for the smallest search of any attack on a linear net of two pixels.
 _BUDGET = 60
+_TARGETS = "its targets, unless they are named"
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,7 @@ def _capability(name: str, kind: type[Attack]) -> Capability:
         norms=_norms(kind, fields),
         targeted="target" in fields,
         gradients=kind.needs_gradients,
-        draws=kind.needs_generator
-        or ("its targets, unless they are named" if fields.get("target") == "random" else ""),
+        draws=kind.needs_generator or (_TARGETS if fields.get("target") == "random" else ""),
         description=kind.description,
     )
 

@@ -32,7 +32,7 @@ class Stream:
         classes: the name of each class, by label. Untrusted text.
         positions: (N,) int64, where in the set each image stands.
         shape: (C, H, W) of one image.
-        read: (start, stop) -> images (stop - start, C, H, W) float32 in [0, 1].
+        read: ids (n,) int64, from 0 to N - 1 -> images (n, C, H, W) float32 in [0, 1].
         notes: how the set was made, in sentences by topic.
     """
 
@@ -42,11 +42,15 @@ class Stream:
     classes: tuple[str, ...]
     positions: Tensor
     shape: tuple[int, ...]
-    read: Callable[[int, int], Tensor] = field(repr=False)
+    read: Callable[[Tensor], Tensor] = field(repr=False)
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def piece(self, start: int, stop: int) -> Tensor:
+        """Return the images `start` to `stop` - 1, (stop - start, C, H, W) float32 in [0, 1]."""
+        return self.read(torch.arange(start, stop))
 
 
 def stream(
@@ -73,27 +77,27 @@ def stream(
             in channels, are met when their piece is read.
 
     Example:
-        >>> stream("digits", "test", images=100).read(0, 10).shape
+        >>> stream("digits", "test", images=100).piece(0, 10).shape
         torch.Size([10, 1, 8, 8])
     """
     rows = sources.opened(name, split, data_dir=data_dir, size=size)
     chosen = _chosen(rows.labels, images, seed, name)
 
-    def pixels(start: int, stop: int) -> Tensor:
+    def pixels(ids: Tensor) -> Tensor:
         with sources.reading():
-            return sources.tensor(stack(rows.pictures(chosen[start:stop]), size).pixels)
+            return sources.tensor(stack(rows.pictures(chosen[ids]), size).pixels)
 
-    shape = pixels(0, 1).shape[1:]
+    shape = pixels(torch.tensor([0])).shape[1:]
 
-    def read(start: int, stop: int) -> Tensor:
-        found = pixels(start, stop)
+    def read(ids: Tensor) -> Tensor:
+        found = pixels(ids)
         if shape[0] == 3 and found.shape[1] == 1:  # grey among colour, as in a set that is loaded whole
             found = found.expand(-1, 3, -1, -1).contiguous()
         if found.shape[1:] != shape:
             raise DataError(
-                f"{name}: images {start} to {stop - 1} are {tuple(found.shape[1:])} (channels, height, width), the "
-                f"first is {tuple(shape)}; pass --size for images of several sizes, and convert grey images among "
-                "colour ones to RGB"
+                f"{name}: images {int(ids.min())} to {int(ids.max())} are {tuple(found.shape[1:])} (channels, height, "
+                f"width), the first is {tuple(shape)}; pass --size for images of several sizes, and convert grey "
+                "images among colour ones to RGB"
             )
         return found
 
@@ -116,7 +120,7 @@ def of(images: ImageSet, *, count: int | None = None, seed: int = 0) -> Stream:
         images.classes,
         chosen,
         tuple(images.images.shape[1:]),
-        lambda start, stop: images.images[chosen[start:stop]],
+        lambda ids: images.images[chosen[ids]],
         images.notes,
     )
 

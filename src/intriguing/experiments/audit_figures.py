@@ -19,7 +19,7 @@ RADII = {
     2.0: (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0),
     math.inf: (1 / 255, 2 / 255, 4 / 255, 8 / 255, 0.1, 0.2, 0.3),
 }
-"""Radii, in pixel units of the box [0, 1], at which robust accuracy is a figure of its own."""
+"""Radii, as shares of the width of the box, at which robust accuracy is a figure of its own."""
 
 _NEEDED = (
     "status", "distance", "distance_l1", "distance_linf", "distance_8bit", "survives_8bit", "forwards", "backwards",
@@ -119,13 +119,14 @@ def robust_name(radius: float, norm: float) -> str:
     return f"robust_accuracy_{'l2' if norm == 2 else 'linf'}@{_number(radius)}"
 
 
-def figures(extra: tuple[float, float] | None = None) -> dict[str, Figure]:
+def figures(extra: tuple[float, float] | None = None, *, width: float = 1.0) -> dict[str, Figure]:
     """Return the figures that are statistics of rows, by name.
 
     Args:
         extra: (radius, norm) at which robust accuracy is wanted besides those of `RADII`; norm 2 or inf.
+        width: of the box; the radii of `RADII` are shares of it.
     """
-    wanted = [(radius, norm) for norm, radii in RADII.items() for radius in radii]
+    wanted = [(radius * width, norm) for norm, radii in RADII.items() for radius in radii]
     if extra is not None and extra not in wanted:
         wanted.append(extra)
     return {**_FIGURES, **{robust_name(*pair): robust(*pair) for pair in wanted}}
