@@ -12,7 +12,7 @@ def test_without_labels_every_image_is_attacked_from_what_the_model_answers():
         net.bias.zero_()
     images = torch.tensor([[0.7, 0.4, 0.3, 0.5], [0.2, 0.6, 0.5, 0.5], [0.1, 0.2, 0.9, 0.5]])
     answers = net(images).argmax(1)
-    alone = attacks.lbfgs(net, images, target="nearest")
+    alone = attacks.lbfgs(net, images, None, target="nearest")
     assert alone.attacked.all()
     assert torch.equal(alone.labels, answers)
     assert (net(alone.adversarial).argmax(1) != answers).all()

@@ -306,7 +306,7 @@ def _checks(store: Store, task: Task, stream: Stream, fresh: bool, watch: _Watch
     seconds = 0.0
     from importlib.util import find_spec
 
-    if find_spec('intriguing.experiments.trust') is None:
+    if find_spec("intriguing.experiments.trust") is None:
         return [], 0.0
     for name in task.models:
         label = f"{name}, trust panel"
