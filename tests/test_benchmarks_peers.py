@@ -201,8 +201,9 @@ def test_our_counts_are_those_seen_from_outside():
         count, watch = module("ours").attack(name, Linear().eval(), images, labels, 60, 0)
         # The nearest point of mean 1/2 is 2 (1/2 - mean) away, with 4 pixels of equal weight.
         optimal = torch.tensor([0.4, 0.2, 0.4], dtype=torch.float64)
-        assert (count.distance >= optimal).all()
-        assert count.distance.tolist() == pytest.approx(optimal.tolist(), rel=0.1)
+        assert (count.distance >= optimal).all(), name
+        assert (count.distance <= 2 * optimal).all(), name  # a few dozen passes take none of them far
+        assert (count.forwards + count.backwards <= 60).all()
         assert watch.cpu > 0
 
 
@@ -299,6 +300,13 @@ def test_the_record_states_our_place_against_the_best_peer_at_the_same_budget():
     assert table.place(results, 20) is None
 
 
+def test_the_record_tells_where_the_clean_image_misleads():
+    table, ours = module("table"), module("ours")
+    results = {(ours.MAIN, 50): measured(1, 1, 1, 1), ("advlib-ddn", 50): measured(1, 1.4, 1.6, torch.inf)}
+    text = table.section("mnist-fc", {"accuracy": 0.97, "seconds": 10}, results, [50])
+    assert "over 1.5 times as far as the best: DDN (50) 50.0%" in text
+
+
 def test_an_equal_peer_is_tied_and_a_nearer_one_first():
     table, ours = module("table"), module("ours")
     base = torch.linspace(1, 2, 50)
@@ -318,8 +326,7 @@ def test_the_picture_draws_every_attack(tmp_path: Path):
     }
     picture.draw({"mnist-fc": results, "cifar": results}, tmp_path / "out.svg", "2026-11-26")
     text = (tmp_path / "out.svg").read_text()
-    assert "DDN (adv-lib)" in text
-    assert "L-BFGS (intriguing)" in text
+    assert all(f"<!-- {label} -->" in text for label in ("L-BFGS (intriguing)", "DDN", "adv-lib", "ART"))
 
 
 def test_a_finished_unit_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -17,6 +17,10 @@ from units import Measured
 
 Results = Mapping[tuple[str, int], Measured]  # (attack, forwards) -> what it found on one net
 
+# Descents that start at the clean image and never elsewhere: where its gradient misleads, they end far off.
+_FROM_CLEAN = ("advlib-cw", "advlib-ddn", "advlib-alma")
+_FAR = 1.5
+
 _HEAD = (
     "| attack | library | budget | found | mean L2 | median L2 | mean, failures as D | forwards | backwards "
     "| optimality | seconds | CPU s |\n"
@@ -109,7 +113,7 @@ def section(net: str, facts: Mapping[str, Any], results: Results, budgets: Seque
     """Return one net's part of the record, in Markdown."""
     pool = distances(results)
     best, D = best_of(pool)
-    lines = [f"## {NETS[net].title}\n", _about(facts, len(best), D) + "\n"]
+    lines = [f"## {NETS[net].title}\n", f"{_about(facts, len(best), D)}{_misled(results, best)}\n"]
     for forwards in budgets:
         found = place(results, forwards)
         if found is not None:
@@ -136,6 +140,21 @@ def _about(facts: Mapping[str, Any], images: int, D: float) -> str:
     return (
         f"Accuracy {facts['accuracy']:.1%}{robust}; trained in {facts['seconds']:.0f} CPU s. "
         f"{images} images that it gets right; D = {D:.4f}."
+    )
+
+
+def _misled(results: Results, best: Tensor) -> str:
+    """Return on how many images a descent from the clean image ends far from the best of the pool."""
+    told = []
+    for name in _FROM_CLEAN:
+        budgets = [forwards for attack, forwards in results if attack == name]
+        if budgets:
+            far = (results[name, max(budgets)].distance > _FAR * best).double().mean()
+            told.append(f"{title(name)[0]} ({max(budgets)}) {float(far):.1%}")
+    if not told:
+        return ""
+    return (
+        f" Images on which a descent from the clean image ends over {_FAR} times as far as the best: {', '.join(told)}."
     )
 
 
