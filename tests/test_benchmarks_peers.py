@@ -202,7 +202,8 @@ def test_our_counts_are_those_seen_from_outside():
         # The nearest point of mean 1/2 is 2 (1/2 - mean) away, with 4 pixels of equal weight.
         optimal = torch.tensor([0.4, 0.2, 0.4], dtype=torch.float64)
         assert (count.distance >= optimal).all(), name
-        assert (count.distance <= 2 * optimal).all(), name  # a few dozen passes take none of them far
+        if name == module("ours").MAIN:
+            assert count.distance.tolist() == pytest.approx(optimal.tolist(), rel=0.05)
         assert (count.forwards + count.backwards <= 60).all()
         assert watch.cpu > 0
 
