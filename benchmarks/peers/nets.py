@@ -54,6 +54,7 @@ class Recipe:
         steps: gradient steps of each training example.
         scale: the largest distance that attacks which must be told one look at (the APGD authors' 5 for MNIST and
             2.5 for CIFAR-10).
+        batch: images attacked at once, so that an attack at the largest budget takes a few minutes at most.
     """
 
     title: str
@@ -68,6 +69,7 @@ class Recipe:
     eps: float = 0.0
     steps: int = 0
     scale: float = 5.0
+    batch: int = 100
 
 
 def strided(shape: Sequence[int], classes: int, *, channels: Sequence[int], generator: torch.Generator) -> nn.Module:
@@ -119,6 +121,7 @@ NETS: dict[str, Recipe] = {
         lambda g: zoo.build("FC100-100-10", _MNIST, 10, generator=g),
         epochs=6,
         rate=3e-3,
+        batch=200,
     ),
     "cifar": Recipe(
         "CIFAR-10 subset, convolutional",

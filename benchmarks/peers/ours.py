@@ -30,7 +30,7 @@ def names() -> dict[str, type[Attack]]:
     """Return our attacks that minimise L2 under a budget, by name."""
     found = {}
     for name, attack in attacks.ATTACKS.items():
-        fields = {field.name: field for field in dataclasses.fields(attack)}  # type: ignore[arg-type]
+        fields = {field.name: field for field in dataclasses.fields(attack)}
         norm = fields["norm"].default if "norm" in fields else 2
         if "budget" in fields and "eps" not in fields and norm == 2 and not name.startswith("l1"):
             found[f"{LIBRARY}-{name}"] = attack
@@ -57,9 +57,7 @@ def attack(
     counted = TotalNet(net)
     model = Model(counted)
     watch = Stopwatch()
-    result = names()[name](**plan(name, passes))(  # type: ignore[call-arg]
-        model, images, labels, generator=rng.generator(f"peers/{name}", seed)
-    )
+    result = names()[name](**plan(name, passes))(model, images, labels, generator=rng.generator(f"peers/{name}", seed))
     watch.stop()
     claimed = (int(result.forwards.sum()), int(result.backwards.sum()))
     if claimed != (counted.forwards, counted.backwards):

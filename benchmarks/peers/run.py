@@ -94,19 +94,18 @@ def _net(name: str, arguments: argparse.Namespace, end: float) -> dict[tuple[str
 
 def _planned(arguments: argparse.Namespace) -> Iterator[tuple[str, int]]:
     """Give every attack and budget of the run, ours first, as it fixes the pool."""
-    mine = set(ours.names())
     for attack in arguments.attacks:
         budgets: Sequence[int] = arguments.budgets
         if attack == ours.MAIN:
             budgets = sorted({*arguments.budgets, *arguments.ours, arguments.largest}, reverse=True)
         for forwards in budgets:
-            if attack in mine or attack in peers.PEERS:
-                yield attack, forwards
+            yield attack, forwards
 
 
 def _units(net: str, attack: str, forwards: int, arguments: argparse.Namespace) -> Iterator[units.Unit]:
-    for first in range(0, arguments.images, units.PART):
-        last = min(first + units.PART, arguments.images)
+    batch = nets.NETS[net].batch
+    for first in range(0, arguments.images, batch):
+        last = min(first + batch, arguments.images)
         yield units.Unit(net, attack, forwards, first, last, arguments.seed)
 
 

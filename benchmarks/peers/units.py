@@ -33,7 +33,6 @@ from intriguing import rng
 from intriguing.studies.spec import code_hash
 
 CACHE = Path(__file__).parent / ".cache" / "units"
-PART = 50  # images attacked in one batch
 PROTOCOL = 1  # raised when counting or judging changes its meaning
 
 _warm: set[str] = set()
@@ -170,6 +169,7 @@ def _path(unit: Unit, folder: Path) -> Path:
         "weights": hashlib.sha256((nets.CACHE / f"{unit.net}.safetensors").read_bytes()).hexdigest(),
         "seed": unit.seed,
         "attack": source(unit.attack),
+        "plan": repr(ours.plan(unit.attack, 2 * unit.forwards)) if unit.attack in ours.names() else "",
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     return folder / unit.net / unit.attack / str(unit.forwards) / f"{unit.first}-{unit.last}-{key}.safetensors"
@@ -180,7 +180,7 @@ def source(attack: str) -> str:
     """Return what an attack's result depends on: our modules' hash, or a peer's version and the code that calls it."""
     if attack not in peers.PEERS:
         kind = ours.names()[attack]
-        return code_hash(f"{kind.__module__}:{kind.__name__}") + repr(ours.plan(attack, 100))
+        return code_hash(f"{kind.__module__}:{kind.__name__}")
     peer, seen = peers.PEERS[attack], {}
     waiting: list[Callable[..., Any]] = [peer.run]
     while waiting:
