@@ -83,13 +83,26 @@ def _net(name: str, arguments: argparse.Namespace, end: float) -> dict[tuple[str
         for unit in _units(name, attack, forwards, arguments):
             part = units.cached(unit)
             if part is None and not arguments.report and time.monotonic() < end:
-                part = units.run(unit, net, images, labels)
-                mean = float(part.distance[part.distance.isfinite()].mean())
-                print(f"{name} {attack} {forwards} [{unit.first}:{unit.last}] {mean:.4f} {part.cpu:.1f} s", flush=True)
+                part = _run(unit, net, images, labels)
             parts.append(part)
         if all(part is not None for part in parts):
             found[attack, forwards] = units.joined([part for part in parts if part is not None])
     return found
+
+
+def _run(unit: units.Unit, net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> units.Measured | None:
+    """Run a unit and say so. A peer that fails is told and left out, as the others can still be compared."""
+    where = f"{unit.net} {unit.attack} {unit.forwards} [{unit.first}:{unit.last}]"
+    try:
+        part = units.run(unit, net, images, labels)
+    except Exception as error:
+        if unit.attack not in peers.PEERS:
+            raise
+        print(f"{where} failed and is left out: {type(error).__name__}: {error}", flush=True)
+        return None
+    mean = float(part.distance[part.distance.isfinite()].mean())
+    print(f"{where} {mean:.4f} {part.cpu:.1f} s", flush=True)
+    return part
 
 
 def _planned(arguments: argparse.Namespace) -> Iterator[tuple[str, int]]:
