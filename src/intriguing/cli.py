@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +14,9 @@ from rich.table import Table
 
 from intriguing import __version__
 from intriguing.errors import IntriguingError
+
+if TYPE_CHECKING:
+    from intriguing.report.audit_numbers import NumberView
 
 app = typer.Typer(
     name="intriguing",
@@ -26,12 +30,29 @@ _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 _out = Console(soft_wrap=True, highlight=False)
 
 _USAGE = 2
+_UNTRUSTWORTHY = 3  # nothing measured on this model can be believed
+_STATES = {"passed": "green", "failed": "red", "untrustworthy": "red", "not judged": "yellow"}
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of image sets, looked up first (else INTRIGUING_DATA).", show_default=False)
 ]
+
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", help="my_model.py:build, package.module:build, net.pt2, timm:NAME, transformers:NAME or onnx:FILE."
+    ),
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="Its weights: a state dict or safetensors; never a pickle.", show_default=False)
+]
+Box = Annotated[str | None, typer.Option(help="Lowest and highest pixel, by default 0,1.", show_default=False)]
+Mean = Annotated[
+    str | None, typer.Option(help="Subtracted from the pixels: one number or one per channel.", show_default=False)
+]
+Std = Annotated[str | None, typer.Option(help="Divides them afterwards, likewise.", show_default=False)]
 
 
 def _version(wanted: bool) -> None:
@@ -126,6 +147,52 @@ def report(
     _summary(workflow.report(folder, markdown=markdown))
 
 
+@app.command()
+def doctor(
+    model: ModelName,
+    data: Annotated[str, typer.Option(help="Images it should know: a set's name, a folder, or hub:owner/name.")],
+    weights: Weights = None,
+    split: Annotated[str, typer.Option(help="Which of them.")] = "test",
+    box: Box = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side in pixels, for images of unequal size.", show_default=False)
+    ] = None,
+    expect_accuracy: Annotated[
+        float | None, typer.Option(help="The share you believe it gets right, 0 to 1.", show_default=False)
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images to look at.")] = 256,
+    data_dir: DataDir = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Check a model before any claim is made about it; exit code 3 if a check is red."""
+    import json
+
+    from intriguing import data as sets
+    from intriguing.nets import sources
+    from intriguing.nets.doctor import doctor as examine
+
+    wrapped = sources.load(
+        model,
+        weights=weights,
+        box=sources.pair(box, "box"),
+        mean=sources.numbers(mean, "mean"),
+        std=sources.numbers(std, "std"),
+        device=device,
+    )
+    found = sets.load(data, split, data_dir=data_dir, size=size, limit=images)
+    diagnosis = examine(wrapped, found, expect_accuracy=expect_accuracy, limit=images)
+    if as_json:
+        _out.print(json.dumps(diagnosis.document(), indent=1), markup=False)
+    else:
+        _checks(diagnosis)
+    if diagnosis.state == "red":
+        raise typer.Exit(_UNTRUSTWORTHY)
+
+
 @app.command("list")
 def list_names(data_dir: DataDir = None, debug: Debug = False) -> None:
     """List studies, data, nets and attacks, each with one line."""
@@ -143,6 +210,43 @@ def list_names(data_dir: DataDir = None, debug: Debug = False) -> None:
     _lines("Data", sets)
     _lines("Nets", {name: spec.description for name, spec in NETS.items()})
     _lines("Attacks", {name: attack.description for name, attack in attacks.ATTACKS.items()})
+
+
+@app.command()
+def gate(
+    run: Annotated[Path, typer.Argument(help="The folder of an audit, as --out named it.")],
+    require: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME OP NUMBER", help="A condition, for example 'median_l2 >= 0.40'; repeatable."),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(help="An earlier audit of the same images: a significant drop fails.", show_default=False),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML into this file.", show_default=False)] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write JSON into this file.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap against the baseline.")] = 0,
+    list_figures: Annotated[bool, typer.Option("--list", help="List the figures that a condition may name.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Judge an audit: exit code 0 passed, 1 failed, 2 usage error, 3 untrustworthy."""
+    from intriguing import gate as gates
+
+    if list_figures:
+        _figures(gates.figures(run))
+        for reason in gates.gate(run).reasons:
+            _errors.print(f"[bold red]untrustworthy:[/] {escape(reason)}")
+        return
+    outcome = gates.gate(run, require=require or (), baseline=baseline, seed=seed)
+    gates.write(outcome, junit_file=junit, json_file=json_file)
+    for check in outcome.checks:
+        _out.print(
+            f"{check.state.value:<13}  {escape(check.name)}: {escape(check.sentence)}", style=_STATES[check.state]
+        )
+    _out.print(f"{outcome.state.value.upper()}  {escape(str(run))}", style=f"bold {_STATES[outcome.state]}")
+    raise typer.Exit(outcome.code)
 
 
 def main() -> None:
@@ -187,6 +291,27 @@ def _summary(outcome: object) -> None:
     _out.print(", ".join(f"{count} {name}" for name, count in counts.items()) + " (of the printed values)")
     _out.print(f"report   {escape(str(outcome.report))}")
     _out.print(f"results  {escape(str(outcome.results))}")
+
+
+def _checks(diagnosis: object) -> None:
+    from intriguing.nets.doctor import Diagnosis
+
+    assert isinstance(diagnosis, Diagnosis)
+    colours = {"green": "green", "amber": "yellow", "red": "bold red", "did not run": "dim"}
+    _out.print(f"[bold]{escape(diagnosis.model)}[/]: [{colours[diagnosis.state]}]{diagnosis.state}[/]")
+    for check in diagnosis.checks:
+        mark = f"[{colours[check.state]}]{check.state:<11}[/]"
+        _out.print(f"  {mark}  {check.name}: {escape(check.sentence)}")
+
+
+def _figures(views: Sequence[NumberView]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("name", "value", "95% interval", "n", "meaning"):
+        table.add_column(name, no_wrap=name != "meaning", justify="right" if name == "value" else "left")
+    for view in views:
+        meaning = f"{view.meaning} ({view.unit})" if view.unit else view.meaning
+        table.add_row(*map(escape, (view.name, view.value, view.interval, view.size.removeprefix("n "), meaning)))
+    Console(highlight=False).print(table)
 
 
 def _lines(title: str, lines: dict[str, str]) -> None:

@@ -69,9 +69,19 @@ def compose(
         "cells": cells,
         "unmeasured": unmeasured,
     }
-    strict, _ = _strict(document)
-    assert isinstance(strict, dict)
-    return strict
+    return strict(document)
+
+
+def strict(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document that strict JSON can hold: NaN and infinities are null, named in ``non_finite`` beside them.
+
+    Example:
+        >>> strict({"median": float("inf")})
+        {'median': None, 'non_finite': {'median': 'inf'}}
+    """
+    found, _ = _strict(document)
+    assert isinstance(found, dict)
+    return found
 
 
 def write(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
