@@ -372,7 +372,7 @@ def _shrinkage(size: Tensor, room: Tensor, limit: Tensor) -> Tensor:
     From below: with the entries that t leaves at their bounds held there, the next t is exact unless more of them
     reach theirs. Each pass adds an entry or is the last.
     """
-    t = (limit / torch.linalg.vector_norm(size, dim=1).clamp_min(torch.finfo(torch.float64).tiny)).clamp_max(1)
+    t: Tensor = (limit / torch.linalg.vector_norm(size, dim=1).clamp_min(torch.finfo(torch.float64).tiny)).clamp_max(1)
     for _ in range(size.shape[1]):
         full = size * t[:, None] >= room
         left = limit.square() - torch.where(full, room, 0.0).square().sum(1)
