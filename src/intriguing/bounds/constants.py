@@ -180,7 +180,7 @@ def _pair(M: Tensor, N: Tensor) -> float:
             goal = _log_norm(M * scale) + _log_norm(N / scale[:, None])
         adam.zero_grad()
         goal.backward()
-        best = min(best, math.exp(float(goal)) * (1 + 1e-10))
+        best = min(best, math.exp(float(goal.detach())) * (1 + 1e-10))
         adam.step()
     return (dense_norm(M @ N).value + best) / 2
 

@@ -50,12 +50,14 @@ class Bounds:
         low, high: (B, *shape) by node.
         error: (B, *shape) by node, d of the module's text.
         lost: (B, S) what rounding took from the last form that was bounded.
+        empty: (B,) whether no point of the region has the signs asked for, as far as intervals tell.
     """
 
     low: list[Tensor] = field(default_factory=list)
     high: list[Tensor] = field(default_factory=list)
     error: list[Tensor] = field(default_factory=list)
     lost: Tensor | None = None
+    empty: Tensor | None = None
 
 
 def bounds_over(
@@ -256,7 +258,9 @@ def _cut(bounds: Bounds, place: int, signs: Tensor) -> None:
     """Cut intervals to the entries' known signs."""
     bounds.low[place] = torch.where(signs > 0, bounds.low[place].clamp_min(0), bounds.low[place])
     bounds.high[place] = torch.where(signs < 0, bounds.high[place].clamp_max(0), bounds.high[place])
-    # An empty interval means that no point of the region has these signs: any bound is true there.
+    # No point of the region has these signs: any bound is true there.
+    empty = (bounds.low[place] > bounds.high[place]).flatten(1).any(1)
+    bounds.empty = empty if bounds.empty is None else bounds.empty | empty
     bounds.high[place] = torch.maximum(bounds.low[place], bounds.high[place])
 
 
