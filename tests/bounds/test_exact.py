@@ -12,17 +12,18 @@ from intriguing.bounds.exact import exact_distance
 from intriguing.bounds.graph import trace
 from intriguing.bounds.pieces import linear_piece, signs_at
 from intriguing.errors import InputError, ModelError
+from intriguing.nets.load import Model
 from truth import nearest_linear, nearest_relu
 
 
 def _tiny(seed: int) -> nn.Sequential:
-    net = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3)).double()
+    net = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 3)).double()
     return drawn(net, seed, 2.0)
 
 
 @pytest.mark.parametrize("norm", [2, math.inf])
 def test_the_minimum_is_that_of_all_patterns(norm):
-    for seed in range(4 if norm == 2 else 2):
+    for seed in range(3 if norm == 2 else 1):
         net = _tiny(seed)
         x = torch.rand(2, 5, generator=seeded(seed), dtype=torch.float64)
         y = net(x).argmax(1)
@@ -45,18 +46,23 @@ def test_a_linear_net_needs_one_branch():
     found = exact_distance(net, x, y)
     W, b = net[1].weight.detach().numpy(), net[1].bias.detach().numpy()
     for i, label in enumerate(y.tolist()):
-        exact = min(nearest_linear(x[i].numpy(), W[[label, j]], b[[label, j]], 1).distance for j in range(3) if j != label)
+        exact = min(
+            nearest_linear(x[i].numpy(), W[[label, j]], b[[label, j]], 1).distance for j in range(3) if j != label
+        )
         assert exact * 0.999 <= found.lower[i] <= exact * (1 + 1e-6) <= found.upper[i] * (1 + 2e-6)
     assert (found.branches <= 1).all()
 
 
 @pytest.mark.parametrize("norm", [2, math.inf])
 def test_a_trained_net_between_certificate_and_witness(norm):
-    net = trained(nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU(), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 10)))
-    x, y = digits(4)
+    net = trained(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU(), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 10))
+    )
+    x, y = digits(2)
     found = exact_distance(net, x, y, norm)
     right = net(x).argmax(1) == y
-    assert found.finished.all() and (found.lower >= 0.999 * found.upper).all()
+    assert found.finished.all()
+    assert (found.lower >= 0.999 * found.upper).all()
     assert (certify(net, x, y, norm).radius <= found.upper).all()
     # The witness is one: in the box, as far as it says, and not strictly given its label.
     z = net.double()(found.witness)
@@ -73,26 +79,20 @@ def test_pooling_and_residuals_have_pieces_too():
     x, _ = digits(2)
     with torch.no_grad():
         y = net(x).argmax(1)
-    found = exact_distance(net, x, y, seconds=5)
+    found = exact_distance(net, x, y, seconds=1)
     assert (certify(net, x, y).radius * (1 - 1e-3) <= found.lower).all()
     assert (found.lower <= found.upper).all()
 
 
 def test_a_piece_is_the_net_where_its_signs_hold():
     net = _tiny(1)
-    graph = trace_of(net)
+    graph = trace(Model(net), (5,), torch.device("cpu"))
     enter = [1, 3]
     x = torch.rand(1, 5, generator=seeded(2), dtype=torch.float64)
     forms = torch.eye(3, dtype=torch.float64)
     piece = linear_piece(graph, enter, signs_at(graph, enter, x), forms)
     assert (piece.rows @ x[0] + piece.offsets >= 0).all()
     torch.testing.assert_close(piece.forms @ x[0] + piece.form_offsets, net(x)[0].detach())
-
-
-def trace_of(net):
-    from intriguing.nets.load import Model
-
-    return trace(Model(net), (5,), torch.device("cpu"))
 
 
 def test_wrong_images_and_a_time_limit():

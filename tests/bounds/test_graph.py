@@ -43,7 +43,8 @@ NETS = {
                 nn.Sequential(
                     nn.Conv2d(2, 4, (4, 3), stride=(3, 2), padding=(2, 0), dilation=(1, 2), groups=2, bias=False),
                     Residual(nn.Identity(), nn.Conv2d(4, 4, 3, padding="same"), nn.Sequential()),
-                    nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, ceil_mode=True), nn.AdaptiveAvgPool2d(2), nn.Dropout(0.5), nn.Flatten(),
+                    nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, ceil_mode=True),
+                    nn.AdaptiveAvgPool2d(2), nn.Dropout(0.5), nn.Flatten(),
                     nn.Linear(16, 8), nn.BatchNorm1d(8, affine=False), nn.Identity(),
                     nn.Linear(8, 3),
                 )

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from intriguing.bounds import network
+from intriguing.bounds.ascent import Ascent
 from intriguing.bounds.gain import lipschitz_lower
 from intriguing.bounds.graph import Graph, trace
 from intriguing.bounds.operations import Affine
@@ -172,16 +173,14 @@ def _pairs(weights: list[Tensor], slopes: list[float]) -> float:
 def _pair(M: Tensor, N: Tensor) -> float:
     """Return an upper bound of ||M D N|| over diagonal D with entries in [0, 1], by (2)."""
     log = torch.zeros(M.shape[1], dtype=torch.float64, requires_grad=True)
-    adam = torch.optim.Adam([log], lr=0.03)
+    ascent = Ascent([log])
     best = dense_norm(M).value * dense_norm(N).value
     for _ in range(_STEPS):
         scale = (log / 2).exp()
         with torch.enable_grad():
             goal = _log_norm(M * scale) + _log_norm(N / scale[:, None])
-        adam.zero_grad()
-        goal.backward()
         best = min(best, math.exp(float(goal.detach())) * (1 + 1e-10))
-        adam.step()
+        ascent.step(-goal, 0.03)
     return (dense_norm(M @ N).value + best) / 2
 
 

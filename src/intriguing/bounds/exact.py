@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from intriguing.bounds.ascent import Ascent
 from intriguing.bounds.certificates import certify, differences
 from intriguing.bounds.crown import Bounds, Share, bounds_over, lower_bound, slope_ranges
 from intriguing.bounds.graph import Graph, trace
@@ -33,7 +34,7 @@ from intriguing.nets.load import Model, as_model
 _GAP = 5e-4  # what a finished lower bound leaves of the witness's distance, at most; 0.999 is asked for
 _BATCH = 32  # branches bounded at once
 _STEPS = 12  # of the optimisation of slopes and multipliers on a branch
-_RATE = 0.25  # of Adam
+_RATE = 0.25  # of its steps
 _ROUNDS = 15  # of linearising for the first witness
 
 
@@ -246,24 +247,20 @@ class _Image:
             free[place].requires_grad_()
         best = torch.full((R, forms.shape[1]), -math.inf, dtype=torch.float64)
         learned = [*free.values(), *(share.lower for share in shares.values())]
-        adam = torch.optim.Adam(learned, lr=_RATE) if learned else None
-        for _ in range(_STEPS if adam else 1):
+        ascent = Ascent(learned, 0.0)
+        for _ in range(_STEPS if learned else 1):
             with torch.enable_grad():
                 multipliers = {place: signs[place][:, None] * free[place] for place in self.enter}
                 found = lower_bound(
                     self.graph, self.last, forms, region, bounds, shares=shares, multipliers=multipliers
                 )
             best = torch.maximum(best, found.detach())
-            if adam is None or bool((best.amin(1) > 0).all()):
+            if not learned or bool((best.amin(1) > 0).all()):
                 break
-            adam.zero_grad()
-            (-found.sum()).backward()
-            adam.step()
+            ascent.step(found.sum(), _RATE)
             with torch.no_grad():
                 for share in shares.values():
-                    share.lower.clamp_(0, 1)
-                for part in free.values():
-                    part.clamp_(min=0)
+                    share.lower.clamp_(max=1)
         worst = best.amin(1)
         if bounds.empty is not None:
             worst = torch.where(bounds.empty, math.inf, worst)
@@ -290,7 +287,7 @@ class _Image:
         with torch.enable_grad():
             after: dict[int, Tensor] = {}
             made = [values[0]]
-            for place, node in enumerate(self.graph.nodes[1:], start=1):
+            for node in self.graph.nodes[1:]:
                 assert node.operation is not None
                 value = node.operation(*(made[source] for source in node.inputs))
                 if isinstance(node.operation, ReLU):

@@ -107,9 +107,7 @@ def nearest_in_piece(
     return _cube(A, h, lo, hi) if norm == math.inf else _sphere(A, h, lo, hi, enough)
 
 
-def _sphere(
-    A: np.ndarray, h: np.ndarray, lo: np.ndarray, hi: np.ndarray, enough: float
-) -> tuple[Tensor | None, float]:
+def _sphere(A: np.ndarray, h: np.ndarray, lo: np.ndarray, hi: np.ndarray, enough: float) -> tuple[Tensor | None, float]:
     """Minimise |r|^2 / 2 subject to A r >= h, lo <= r <= hi, by its dual.
 
     D(m) = |r|^2 / 2 - m (A r - h) at r = clip(A^T m, lo, hi) is concave; every m >= 0 bounds the minimum.
