@@ -44,7 +44,7 @@ class Ascent:
             rate: the largest change of an entry, roughly.
         """
         self.steps += 1
-        slopes = torch.autograd.grad(goal, self.values, allow_unused=True)
+        slopes: tuple[Tensor | None, ...] = torch.autograd.grad(goal, self.values, allow_unused=True)
         with torch.no_grad():
             for value, mean, square, slope in zip(self.values, self.means, self.squares, slopes, strict=True):
                 if slope is None:

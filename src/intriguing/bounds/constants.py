@@ -186,7 +186,8 @@ def _pair(M: Tensor, N: Tensor) -> float:
 
 def _log_norm(W: Tensor) -> Tensor:
     gram = W @ W.T if W.shape[0] <= W.shape[1] else W.T @ W
-    return torch.linalg.eigvalsh(gram)[-1].log() / 2
+    log: Tensor = torch.linalg.eigvalsh(gram)[-1].log() / 2
+    return log
 
 
 def _semidefinite(weights: list[Tensor], slopes: list[float], *, by_layer: bool) -> float:
@@ -215,7 +216,9 @@ def _multipliers(scaled: list[Tensor], widths: list[int], by_layer: bool) -> Ten
     free = cvxpy.Variable(count, nonneg=True)
     rho = cvxpy.Variable(nonneg=True)
     if by_layer:
-        spread = torch.block_diag(*[torch.ones(width, 1, dtype=torch.float64) for width in widths]).numpy()
+        spread = torch.block_diag(  # type: ignore[no-untyped-call]  # torch leaves it without types
+            *[torch.ones(width, 1, dtype=torch.float64) for width in widths]
+        ).numpy()
         t = spread @ free
     else:
         t = free
@@ -234,7 +237,7 @@ def _blocks(scaled: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return A, B, [0 .. 0 W_K] and diag(I, 0, .., 0) of (3)."""
     n = scaled[0].shape[1]
     units = sum(len(W) for W in scaled[:-1])
-    A = torch.block_diag(*scaled[:-1])
+    A = torch.block_diag(*scaled[:-1])  # type: ignore[no-untyped-call]  # torch leaves it without types
     A = torch.cat((A, A.new_zeros(units, n + units - A.shape[1])), 1)
     B = torch.cat((A.new_zeros(units, n), torch.eye(units, dtype=A.dtype)), 1)
     last = torch.cat((A.new_zeros(len(scaled[-1]), n + units - scaled[-1].shape[1]), scaled[-1]), 1)

@@ -184,9 +184,10 @@ def _interval(node: Node, bounds: Bounds, unit: float, tiny: float) -> tuple[Ten
         low, high = middle - spread, middle + spread
     else:
         assert isinstance(operation, Sum)
-        low = sum((w * (l if w > 0 else h) for w, (l, h) in zip(operation.weights, inputs, strict=True)))  # noqa: E741
-        high = sum((w * (h if w > 0 else l) for w, (l, h) in zip(operation.weights, inputs, strict=True)))  # noqa: E741
-        size = sum((torch.maximum(l.abs(), h.abs()) for l, h in inputs))  # noqa: E741
+        ends = [(w * l, w * h) for w, (l, h) in zip(operation.weights, inputs, strict=True)]  # noqa: E741
+        low = torch.stack([torch.minimum(*pair) for pair in ends]).sum(0)
+        high = torch.stack([torch.maximum(*pair) for pair in ends]).sum(0)
+        size = torch.stack([torch.maximum(pair[0].abs(), pair[1].abs()) for pair in ends]).sum(0)
         error = _error(size, operation.terms, unit, tiny) + _own(node, len(inputs)) * size
     return low - error, high + error, error
 
@@ -224,7 +225,8 @@ def _refine(
     for part in torch.split(rows, chunk, dim=1):
         unit = torch.zeros(*part.shape, n, dtype=low.dtype, device=low.device).scatter_(2, part[..., None], 1.0)
         A = torch.cat((unit, -unit), dim=1).reshape(len(part), -1, *graph.nodes[place].shape)
-        found.append(lower_bound(graph, place, A, region, bounds, shares=shares).unflatten(1, (2, -1)))
+        least = lower_bound(graph, place, A, region, bounds, shares=shares)
+        found.append(least.reshape(B, 2, -1))
     below, above = torch.cat(found, dim=2).unbind(1)
     index = rows.expand(B, -1)
     below, above = torch.maximum(low.gather(1, index), below), torch.minimum(high.gather(1, index), -above)
@@ -293,6 +295,7 @@ def _add(coefficients: dict[int, Tensor], place: int, A: Tensor) -> None:
 def _against(A: Tensor, v: Tensor, *, own: bool = False) -> Tensor:
     """Return sum_i A[b, s, i] v[b, i] as (B, S); with `own`, v is (B, 1 or S, *shape), a vector for each row."""
     if own and v.shape[1] > 1:
-        return torch.linalg.vecdot(A.flatten(2), v.flatten(2))
+        product: Tensor = torch.linalg.vecdot(A.flatten(2), v.flatten(2))
+        return product
     v = v.flatten(2).transpose(1, 2) if own else v.flatten(1)[..., None]
     return torch.matmul(A.flatten(2), v).squeeze(2)

@@ -92,11 +92,11 @@ def smoothed(
     rows = []
     with model.frozen(), torch.no_grad():
         for image in x:
-            choice = int(_counts(model, image, sigma, selection, batch, generator).argmax())
-            hits = int(_counts(model, image, sigma, samples, batch, generator)[choice])
-            rows.append((choice, clopper_pearson(hits, samples, confidence)))
+            leader = int(_counts(model, image, sigma, selection, batch, generator).argmax())
+            hits = int(_counts(model, image, sigma, samples, batch, generator)[leader])
+            rows.append((leader, clopper_pearson(hits, samples, confidence)))
     share = torch.tensor([bound for _, bound in rows], dtype=torch.float64, device=x.device)
-    choice = torch.tensor([choice for choice, _ in rows], dtype=torch.int64, device=x.device)
+    choice = torch.tensor([leader for leader, _ in rows], dtype=torch.int64, device=x.device)
     radius = (sigma * torch.special.ndtri(share)).clamp_min(0)
     return Smoothed(
         torch.where(share > 0.5, radius, 0.0),
