@@ -9,8 +9,8 @@ from torch import nn
 
 from intriguing.bounds.certificates import certify
 from intriguing.bounds.exact import exact_distance
-from intriguing.bounds.graph import trace
 from intriguing.bounds.pieces import linear_piece, signs_at
+from intriguing.bounds.tracing import trace
 from intriguing.errors import InputError, ModelError
 from intriguing.nets.load import Model
 from truth import nearest_linear, nearest_relu

@@ -35,10 +35,11 @@ from torch import Tensor, nn
 from intriguing.bounds import network
 from intriguing.bounds.ascent import Ascent
 from intriguing.bounds.gain import lipschitz_lower
-from intriguing.bounds.graph import Graph, trace
+from intriguing.bounds.graph import Graph
 from intriguing.bounds.operations import Affine
 from intriguing.bounds.operators import dense_norm
 from intriguing.bounds.relaxation import Activation, Logistic
+from intriguing.bounds.tracing import trace
 from intriguing.errors import InputError, ModelError, UnknownNameError
 from intriguing.nets.load import Model, as_model
 

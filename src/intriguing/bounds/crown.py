@@ -71,7 +71,7 @@ def bounds_over(
     """Return intervals of every value of the net over the region.
 
     Args:
-        graph: see `graph.trace`.
+        graph: see `tracing.trace`.
         region: (B) balls.
         refine: carry forms back for the inputs of activations; otherwise interval arithmetic alone.
         shares: see `Shares`.
@@ -115,7 +115,7 @@ def lower_bound(
     """Return lower bounds (B, S) of the forms A h over the region, h the value at `place`.
 
     Args:
-        graph: see `graph.trace`.
+        graph: see `tracing.trace`.
         place: of a node.
         A: (B or 1, S, *shape of the node).
         region: (B) balls.

@@ -27,7 +27,7 @@ class Learner:
     """Learns the slopes of some images at once; images do not influence each other.
 
     Args:
-        graph: see `graph.trace`.
+        graph: see `tracing.trace`.
         x: (B, ...) float64 images.
         forms: (B, S, K) logit differences, see `certificates.differences`.
         norm: 2 or inf.
