@@ -46,6 +46,12 @@ def whole(home: Path) -> auditing.Outcome:
     return small_audit.audit(home / "whole", f"{home / 'net.py'}:build")
 
 
+@pytest.fixture
+def pageless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the page, which takes longer than a small audit."""
+    monkeypatch.setattr("intriguing.report.audit_page.build", lambda *parts, **more: "<!doctype html>")
+
+
 def start(out: Path, workers: int = 1) -> subprocess.Popen[str]:
     command = [sys.executable, small_audit.__file__, str(out), str(workers)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -104,7 +110,7 @@ def _writers_of(out: Path) -> list[str]:
     return found
 
 
-def test_a_damaged_shard_is_noticed_and_made_anew(home: Path, whole: auditing.Outcome) -> None:
+def test_a_damaged_shard_is_noticed_and_made_anew(home: Path, whole: auditing.Outcome, pageless: None) -> None:
     import shutil
 
     out = home / "damaged"
@@ -168,7 +174,7 @@ def test_the_page_is_written_again_from_what_is_stored(home: Path, whole: auditi
         report(home / "nowhere")
 
 
-def test_several_models_are_fed_each_others_examples(home: Path) -> None:
+def test_several_models_are_fed_each_others_examples(home: Path, pageless: None) -> None:
     file = home / "net.py"
     outcome = small_audit.audit(home / "two", [f"{file}:build", f"{file}:other"], images=16, attacks=["lbfgs"], seed=2)
     document = outcome.document
@@ -183,13 +189,13 @@ def test_several_models_are_fed_each_others_examples(home: Path) -> None:
     assert found.value_b == document["figures"]["net.py:other/clean_accuracy"]["value"]
 
 
-def test_a_net_that_guesses_is_untrustworthy_and_says_why(home: Path) -> None:
+def test_a_net_that_guesses_is_untrustworthy_and_says_why(home: Path, pageless: None) -> None:
     outcome = small_audit.audit(home / "untrained", f"{home / 'net.py'}:untrained", images=40)
     assert not outcome.trustworthy
     assert any("hardly more than chance" in reason for reason in outcome.document["verdict"]["reasons"])
 
 
-def test_a_set_and_a_model_in_memory_and_a_box_of_its_own(home: Path) -> None:
+def test_a_set_and_a_model_in_memory_and_a_box_of_its_own(home: Path, pageless: None) -> None:
     plain = subjects(f"{home / 'net.py'}:build")[0].model
 
     class Half(nn.Module):

@@ -53,6 +53,7 @@ def attacks_of(
         name, attack, used = _made(item, asked, nearest)
         if name in found:
             raise InputError(f"attacks: {name} is named twice; name each once")
+        attack.check()  # now rather than in a worker
         found[name] = attack
         taken |= used
     for name, value in asked.items():
