@@ -31,12 +31,28 @@ _out = Console(soft_wrap=True, highlight=False)
 
 _USAGE = 2
 _STATES = {"passed": "green", "failed": "red", "untrustworthy": "red", "not judged": "yellow"}
+_UNTRUSTWORTHY = 3  # nothing measured on this model can be believed
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of image sets, looked up first (else INTRIGUING_DATA).", show_default=False)
 ]
+
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", help="my_model.py:build, package.module:build, net.pt2, timm:NAME, transformers:NAME or onnx:FILE."
+    ),
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="Its weights: a state dict or safetensors; never a pickle.", show_default=False)
+]
+Box = Annotated[str | None, typer.Option(help="Lowest and highest pixel, by default 0,1.", show_default=False)]
+Mean = Annotated[
+    str | None, typer.Option(help="Subtracted from the pixels: one number or one per channel.", show_default=False)
+]
+Std = Annotated[str | None, typer.Option(help="Divides them afterwards, likewise.", show_default=False)]
 
 
 def _version(wanted: bool) -> None:
@@ -129,6 +145,52 @@ def report(
     from intriguing import workflow
 
     _summary(workflow.report(folder, markdown=markdown))
+
+
+@app.command()
+def doctor(
+    model: ModelName,
+    data: Annotated[str, typer.Option(help="Images it should know: a set's name, a folder, or hub:owner/name.")],
+    weights: Weights = None,
+    split: Annotated[str, typer.Option(help="Which of them.")] = "test",
+    box: Box = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side in pixels, for images of unequal size.", show_default=False)
+    ] = None,
+    expect_accuracy: Annotated[
+        float | None, typer.Option(help="The share you believe it gets right, 0 to 1.", show_default=False)
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images to look at.")] = 256,
+    data_dir: DataDir = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Check a model before any claim is made about it; exit code 3 if a check is red."""
+    import json
+
+    from intriguing import data as sets
+    from intriguing.nets import sources
+    from intriguing.nets.doctor import doctor as examine
+
+    wrapped = sources.load(
+        model,
+        weights=weights,
+        box=sources.pair(box, "box"),
+        mean=sources.numbers(mean, "mean"),
+        std=sources.numbers(std, "std"),
+        device=device,
+    )
+    found = sets.load(data, split, data_dir=data_dir, size=size, limit=images)
+    diagnosis = examine(wrapped, found, expect_accuracy=expect_accuracy, limit=images)
+    if as_json:
+        _out.print(json.dumps(diagnosis.document(), indent=1), markup=False)
+    else:
+        _checks(diagnosis)
+    if diagnosis.state == "red":
+        raise typer.Exit(_UNTRUSTWORTHY)
 
 
 @app.command("list")
@@ -239,6 +301,17 @@ def _figures(views: Sequence[NumberView]) -> None:
         meaning = f"{view.meaning} ({view.unit})" if view.unit else view.meaning
         table.add_row(*map(escape, (view.name, view.value, view.interval, view.size.removeprefix("n "), meaning)))
     Console(highlight=False).print(table)
+
+
+def _checks(diagnosis: object) -> None:
+    from intriguing.nets.doctor import Diagnosis
+
+    assert isinstance(diagnosis, Diagnosis)
+    colours = {"green": "green", "amber": "yellow", "red": "bold red", "did not run": "dim"}
+    _out.print(f"[bold]{escape(diagnosis.model)}[/]: [{colours[diagnosis.state]}]{diagnosis.state}[/]")
+    for check in diagnosis.checks:
+        mark = f"[{colours[check.state]}]{check.state:<11}[/]"
+        _out.print(f"  {mark}  {check.name}: {escape(check.sentence)}")
 
 
 def _lines(title: str, lines: dict[str, str]) -> None:

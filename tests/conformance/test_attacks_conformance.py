@@ -9,12 +9,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from intriguing.attacks import ATTACKS, AttackResult, AttackStatus
+from intriguing.attacks import ATTACKS, FGSM, LBFGS, PGD, AttackResult, AttackStatus, WorstOf
 from intriguing.errors import DataError, InputError, IntriguingError, ModelError
 from intriguing.nets.load import Model
 
 N, K = 12, 4
-attack_types = pytest.mark.parametrize("kind", [pytest.param(kind, id=name) for name, kind in ATTACKS.items()])
+
+# Parameters by name, of attacks that need some: large enough to find something on the net below, few enough steps to
+# be quick.
+QUICK: dict[str, dict[str, Any]] = {
+    "fgsm": {"eps": 0.8},
+    "pgd": {"eps": 0.6, "steps": 50},
+    "square": {"eps": 0.8, "steps": 400},
+    "apgd": {"eps": 0.6, "steps": 50},
+    "apgd-t": {"eps": 0.6, "steps": 50},
+    "gaussian-noise": {"eps": 3.0},
+    "uniform-noise": {"eps": 1.0},
+    "worst-of": {"attacks": (FGSM(1.5, 2), LBFGS(), PGD(1.5, 2, steps=50)), "eps": 1.5},
+}
+KINDS = {**ATTACKS, "worst-of": WorstOf}
+GIVEN = {KINDS[name]: parameters for name, parameters in QUICK.items()}
+
+attack_types = pytest.mark.parametrize("kind", [pytest.param(kind, id=name) for name, kind in KINDS.items()])
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -43,7 +59,7 @@ def case(dtype: torch.dtype = torch.float32) -> tuple[Model, Tensor, Tensor]:
 
 
 def run(kind: Any, model: Any, images: Tensor, labels: Tensor, **parameters: Any) -> AttackResult:
-    result = kind(**parameters)(model, images, labels, generator=seeded(2))
+    result = kind(**{**GIVEN.get(kind, {}), **parameters})(model, images, labels, generator=seeded(2))
     assert isinstance(result, AttackResult)
     return result
 
@@ -59,10 +75,10 @@ def test_it_describes_itself_and_is_frozen(kind: Any) -> None:
     assert kind.description
     assert "\n" not in kind.description
     assert dataclasses.is_dataclass(kind)
-    attack = kind()
+    attack = kind(**GIVEN.get(kind, {}))
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(attack, dataclasses.fields(kind)[0].name, None)
-    assert kind() == attack
+    assert kind(**GIVEN.get(kind, {})) == attack
 
 
 @attack_types

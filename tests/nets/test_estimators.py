@@ -47,7 +47,9 @@ def fitted(estimator: Any, classes: int) -> tuple[Any, torch.Tensor]:
 )
 def test_a_linear_classifier_is_its_decision_function(estimator: Any, classes: int) -> None:
     estimator, images = fitted(estimator, classes)
+    before = torch.get_rng_state()
     model = Model(convert(estimator))
+    assert torch.equal(torch.get_rng_state(), before)
     assert model.dtype == torch.float64
     scores = estimator.decision_function(images.flatten(1).numpy())
     logits = model(images).detach().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from intriguing.errors import StoreError
-from intriguing.store.files import temporary_name
 
 _TYPES = {
     "image_hash": pa.string(),
@@ -46,12 +46,13 @@ class Writer(Protocol):
 
 
 @contextmanager
-def writing(path: Path, receivers: Sequence[str]) -> Iterator[Writer]:
+def writing(path: Path, receivers: Sequence[str], *, scratch: Path) -> Iterator[Writer]:
     """Yield a function that takes rows; the file is in its place when the block has ended well.
 
     Args:
         path: of the file.
         receivers: names of the models that the examples are fed to.
+        scratch: a folder on the same disk for the file while it grows; removed.
 
     Raises:
         StoreError: it cannot be written; the old file is kept.
@@ -60,7 +61,7 @@ def writing(path: Path, receivers: Sequence[str]) -> Iterator[Writer]:
     for name in receivers:
         types |= {f"fools/{name}": pa.bool_(), f"noise_fools/{name}": pa.bool_()}
     schema = pa.schema(types)
-    temporary = path.with_name(temporary_name(path.name))
+    temporary = scratch / path.name
     try:
         with pq.ParquetWriter(temporary, schema) as file:
 
@@ -76,7 +77,7 @@ def writing(path: Path, receivers: Sequence[str]) -> Iterator[Writer]:
         reason = (error.strerror or type(error).__name__).lower()
         raise StoreError(f"{path} could not be written: {reason}; finished shards are kept") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, list[Any]]:

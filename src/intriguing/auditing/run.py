@@ -15,7 +15,19 @@ from intriguing.attacks.base import Attack
 from intriguing.auditing import rows as rows_file
 from intriguing.auditing import workers as processes
 from intriguing.auditing.options import attacks_of
-from intriguing.auditing.shards import DataSource, Done, Piece, Reader, Task, in_box, panel, pieces, shard, text_of
+from intriguing.auditing.shards import (
+    DataSource,
+    Done,
+    Piece,
+    Reader,
+    Task,
+    in_box,
+    panel,
+    pieces,
+    shard,
+    shard_size,
+    text_of,
+)
 from intriguing.auditing.subjects import Given, Subject, Values, subjects
 from intriguing.data import ImageSet
 from intriguing.data.stream import Stream, of
@@ -84,6 +96,7 @@ def audit(
     data_dir: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     threads: int = 1,
+    shard_images: int | None = None,
     fresh: bool = False,
     progress: _Tell | None = None,
     on_damage: Callable[[Damage], None] | None = None,
@@ -116,6 +129,7 @@ def audit(
         workers: processes; more than one needs models and data given by name. None: as many as there are processors
             for those on a CPU, else one.
         threads: Torch threads of each; last digits may depend on it.
+        shard_images: images attacked and kept together; None: at most 200, fewer of large ones.
         fresh: attack all images again.
         progress: told of every step.
         on_damage: told of damaged shards, which are computed again.
@@ -138,6 +152,7 @@ def audit(
         known,
         worst_norm,
         seed,
+        shard_size(stream.shape) if shard_images is None else shard_images,
         threads,
     )
     settings = {
@@ -162,12 +177,12 @@ def audit(
         "data": {"name": stream.name, "split": stream.split, "n": len(stream), "classes": list(stream.classes)},
     }
     folder = Path(out)
+    watch = _Watch(progress, len(pieces(stream, task)) + len(given))
+    count = _workers(workers, source, given, watch.cells)
     with Store(folder, on_damage=on_damage) as store:
         if "study" in store.run:
             raise StoreError(f"{folder} holds a run of `intriguing reproduce`; name another folder with --out")
         store.describe({**run, "cells": {}})
-        watch = _Watch(progress, len(pieces(stream, task.models)) + len(given))
-        count = _workers(workers, source, given, watch.cells)
         if count > 1:
             assert source is not None
             _in_workers(store, task, given, source, count, fresh, watch)
@@ -258,6 +273,7 @@ def _in_workers(
             attacks=task.attacks,
             norm=task.norm,
             seed=task.seed,
+            size=task.size,
             threads=task.threads,
             fresh=fresh,
             worker=worker,
@@ -276,8 +292,8 @@ def _gather(
     first = next(iter(task.models))
     read = Reader(stream, task.models[first].box)
     hashes: list[str] = []
-    with rows_file.writing(folder / "rows.parquet", list(task.receivers)) as write:
-        for piece in pieces(stream, task.models):
+    with rows_file.writing(folder / "rows.parquet", list(task.receivers), scratch=store.scratch()) as write:
+        for piece in pieces(stream, task):
             done = _shard(store, task, piece, read, fresh, watch)
             positions = stream.positions[piece.start : piece.stop].tolist()
             write(done.record.rows, positions, piece.model)
@@ -304,10 +320,6 @@ def _checks(store: Store, task: Task, stream: Stream, fresh: bool, watch: _Watch
     """Return the trust panel of every model, and the seconds they took."""
     checks: list[dict[str, Any]] = []
     seconds = 0.0
-    from importlib.util import find_spec
-
-    if find_spec("intriguing.experiments.trust") is None:
-        return [], 0.0
     for name in task.models:
         label = f"{name}, trust panel"
         watch.started(label)

@@ -6,11 +6,13 @@ that was killed goes on, images that were audited before are not attacked again,
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +23,7 @@ from torch import Tensor
 from intriguing.attacks.base import Attack
 from intriguing.data.stream import Stream, stream
 from intriguing.errors import StoreError
-from intriguing.experiments import audit
+from intriguing.experiments import audit, trust
 from intriguing.nets.load import Model
 from intriguing.records import Record
 from intriguing.rng import generator
@@ -30,7 +32,7 @@ from intriguing.run.events import throttled
 from intriguing.store import Store
 from intriguing.studies.spec import code_hash
 
-IMAGES = 200  # of a shard, where they are small: a shard of small images takes seconds, so that a kill costs little
+_IMAGES = 200  # of a shard, where they are small: a shard of small images takes seconds, so that a kill costs little
 _BYTES = 2**25  # pixels of a shard
 _PANEL = 64  # images of the trust panel
 _KEEP = 20  # nearest examples kept with their images
@@ -64,6 +66,7 @@ class Task:
         attacks: by name.
         norm: 2 or inf, in which the nearest of all attacks is taken.
         seed: of everything random.
+        size: images per shard.
         threads: Torch threads; last digits may depend on it.
     """
 
@@ -72,6 +75,7 @@ class Task:
     attacks: Mapping[str, Attack]
     norm: float
     seed: int
+    size: int
     threads: int = 1
 
     @property
@@ -103,11 +107,15 @@ class Done:
     seconds: float | None
 
 
-def pieces(images: Stream, models: Mapping[str, Any]) -> list[Piece]:
-    """Return the shards in order: the same models one after another for each range of images."""
-    size = max(1, min(IMAGES, _BYTES // (4 * max(1, torch.Size(images.shape).numel()))))
-    starts = range(0, len(images), size)
-    return [Piece(name, at, min(at + size, len(images))) for at in starts for name in models]
+def shard_size(shape: Sequence[int]) -> int:
+    """Return how many images (C, H, W) make up a shard."""
+    return max(1, min(_IMAGES, _BYTES // (4 * math.prod(shape))))
+
+
+def pieces(images: Stream, task: Task) -> list[Piece]:
+    """Return the shards in order: the models one after another for each range of images."""
+    starts = range(0, len(images), task.size)
+    return [Piece(name, at, min(at + task.size, len(images))) for at in starts for name in task.models]
 
 
 class Reader:
@@ -159,18 +167,17 @@ def shard(
 
 
 def panel(store: Store, task: Task, name: str, images: Stream, *, fresh: bool, advance: Advance) -> Done:
-    """Return the trust panel of a model: images spread over the whole set, attacked with the first attack.
+    """Return the trust panel of a model, of images spread over the whole set.
 
     Args:
         store: opened to write.
-        task: what to do.
+        task: what to do; its first attack that looks for the nearest example is what the panel's control is held
+            against.
         name: which model.
         images: all of them.
         fresh: compute it in any case.
         advance: called with (done, all).
     """
-    from intriguing.experiments import trust
-
     model = task.models[name]
     n = min(_PANEL, len(images))
     # Spread evenly: an image folder comes class by class.
@@ -179,14 +186,13 @@ def panel(store: Store, task: Task, name: str, images: Stream, *, fresh: bool, a
     spec = {**_spec(task, name, pixels, labels), "panel": code_hash("intriguing.experiments.trust:panel")}
 
     def compute() -> Record:
-        first, attack = next(iter(task.attacks.items()))
-        told = throttled(advance)
-        result = attack(model, pixels, labels, generator=generator(f"audit/trust/{first}", task.seed), progress=told)
-        checks = trust.panel(model, pixels, labels, result=result, generator=generator("audit/trust/panel", task.seed))
-        entries = [
-            {"name": c.name, "state": c.state, "value": c.value, "n": c.n, "sentence": c.sentence} for c in checks
-        ]
-        return Record(values={"checks": entries})
+        nearest = [(kind, attack) for kind, attack in task.attacks.items() if not hasattr(attack, "eps")]
+        result = None
+        for kind, attack in nearest[:1]:
+            draw = generator(f"audit/trust/{kind}", task.seed)
+            result = attack(model, pixels, labels, generator=draw, progress=throttled(advance))
+        checks = trust.panel(model, pixels, labels, result=result, generator=generator("audit/trust", task.seed))
+        return Record(values={"checks": [dataclasses.asdict(check) for check in checks]})
 
     return _cell(store, spec, compute, label=f"{name}, trust panel", fresh=fresh, task=task, model=model)
 

@@ -49,6 +49,7 @@ class Order:
         attacks: by name.
         norm: as in `shards.Task`.
         seed: likewise.
+        size: likewise.
         threads: likewise.
         fresh: attack shards that are there too.
         worker: its number, from 0.
@@ -62,6 +63,7 @@ class Order:
     attacks: Mapping[str, Attack]
     norm: float
     seed: int
+    size: int
     threads: int
     fresh: bool
     worker: int
@@ -163,10 +165,10 @@ def main(channel: int) -> None:
 def _serve(order: Order, send: Callable[[Step], None]) -> None:
     images = order.data.open()
     models = {name: reload(source, order.hashes[name]) for name, source in order.sources.items()}
-    task = Task(models, order.hashes, order.attacks, order.norm, order.seed, order.threads)
+    task = Task(models, order.hashes, order.attacks, order.norm, order.seed, order.size, order.threads)
     read = Reader(images, next(iter(models.values())).box)
     with Store(order.store, mode="join") as store:
-        for piece in pieces(images, models)[order.worker :: order.workers]:
+        for piece in pieces(images, task)[order.worker :: order.workers]:
             send(Step("started", order.worker, piece.label))
 
             def advance(done: float, total: float, label: str = piece.label) -> None:

@@ -16,11 +16,11 @@ from torch import Tensor
 from intriguing.attacks.base import Attack
 from intriguing.attacks.noise import gaussian_of_norm
 from intriguing.attacks.result import AttackResult, AttackStatus
-from intriguing.experiments.audit_figures import WORST
 from intriguing.nets.load import Model
 from intriguing.records import Record
 from intriguing.rng import generator
 
+WORST = "worst of"  # the attack column of the rows that hold the nearest example of all attacks
 _TOP = 3  # classes told of a fragile image, before and after
 
 Progress = Callable[[float, float], None]

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from intriguing.errors import InputError
+from intriguing.experiments import audit
 from intriguing.experiments.resampling import Array, Statistic
 
-WORST = "worst of"  # the attack column of the rows that hold the nearest example of all attacks
+WORST = audit.WORST
 Rows = Mapping[str, Sequence[Any] | Array]
 
 RADII = {

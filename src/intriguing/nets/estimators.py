@@ -111,7 +111,8 @@ def _compare(net: nn.Sequential, estimator: Any, name: str) -> None:
 
 
 def _layer(weight: NDArray[np.float64], bias: NDArray[np.float64]) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64)
+    # Without the usual random start, which would draw from the global random state.
+    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], dtype=torch.float64)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(weight))
         layer.bias.copy_(torch.tensor(bias))

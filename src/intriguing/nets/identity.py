@@ -102,6 +102,9 @@ def _function(function: types.FunctionType | types.MethodType, seen: set[int]) -
     if isinstance(function, types.MethodType):
         yield from _parts(function.__self__, seen)
         return
+    # Two lambdas on one line have one source text.
+    code = function.__code__
+    yield code.co_code + repr((code.co_names, [c for c in code.co_consts if isinstance(c, _PLAIN)])).encode()
     for cell in function.__closure__ or ():
         yield from _parts(cell.cell_contents, seen)
     yield from _parts(function.__defaults__, seen)

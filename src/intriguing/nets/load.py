@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from intriguing.errors import InputError, IntriguingError, ModelError, NetFailedError, UnknownNameError
-from intriguing.nets.answers import ANSWERS, to_logits
+from intriguing.nets.answers import ANSWERS, to_logits, unwrap
 from intriguing.nets.inputs import check_images, some
 
 CAPABILITIES = ("labels", "logits", "gradients")  # each includes those before it
@@ -257,7 +257,7 @@ class Model:
             while done < len(images):
                 part = images[done : done + batch]
                 try:
-                    z = self.check(self(part.to(device=device, dtype=dtype))).to(images.device)
+                    z = self(part.to(device=device, dtype=dtype)).to(images.device)
                 except Exception as error:
                     # Rows do not see each other, so fewer at a time change nothing but the memory.
                     if batch == 1 or not out_of_memory(error):
@@ -266,7 +266,7 @@ class Model:
                     continue
                 parts.append(z)
                 done += len(part)
-        return torch.cat(parts)
+        return self.check(torch.cat(parts))
 
     def predict(self, images: Tensor, batch: int = 1000) -> Tensor:
         """Return the class of the largest logit, (B,) int64, on the images' device.
@@ -283,6 +283,21 @@ class Model:
             [1]
         """
         return self.logits(images, batch).argmax(dim=1)
+
+    @torch.no_grad()
+    def place_of_answer(self, images: Tensor) -> str:
+        """Say where in the net's answer the logits are, in words.
+
+        Raises:
+            ModelError: see `__call__`.
+
+        Example:
+            >>> Model(lambda x: {"logits": x}).place_of_answer(torch.zeros(1, 2))
+            '"logits" of a dict'
+        """
+        given = images.to(device=self.device, dtype=self.dtype)
+        with self.frozen():
+            return unwrap(self.net(self._preprocess(given) if self._preprocesses else given))[1]
 
     def layers(self) -> dict[str, nn.Module]:
         """Return every submodule by its path, in the order of definition; the net itself is left out.

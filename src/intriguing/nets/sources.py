@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 import sys
 import zipfile
@@ -99,6 +100,49 @@ def load(
     if device is not None:
         _place(model, device)
     return model
+
+
+def numbers(text: str | None, name: str) -> tuple[float, ...] | None:
+    """Return the numbers of a text such as ``"0.485,0.456,0.406"``; None stays None.
+
+    Args:
+        text: numbers with commas between them.
+        name: what a message calls it.
+
+    Raises:
+        InputError: something that is no number.
+
+    Example:
+        >>> numbers("0,1", "box")
+        (0.0, 1.0)
+    """
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(map(math.isfinite, found)):
+        raise InputError(f"{name}: expected numbers with commas between them, such as 0.5 or 0.4,0.5,0.6, got {text!r}")
+    return found
+
+
+def pair(text: str | None, name: str) -> tuple[float, float] | None:
+    """Return the two numbers of a text such as ``"0,1"``; None stays None.
+
+    Raises:
+        InputError: something else.
+
+    Example:
+        >>> pair("-1,1", "box")
+        (-1.0, 1.0)
+    """
+    found = numbers(text, name)
+    if found is None:
+        return None
+    if len(found) != 2:
+        raise InputError(f"{name}: expected two numbers, lowest,highest, got {text!r}")
+    return found[0], found[1]
 
 
 def _find(spec: str, *, with_weights: bool) -> _Found:
