@@ -30,8 +30,8 @@ _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 _out = Console(soft_wrap=True, highlight=False)
 
 _USAGE = 2
-_UNTRUSTWORTHY = 3  # nothing measured on this model can be believed
 _STATES = {"passed": "green", "failed": "red", "untrustworthy": "red", "not judged": "yellow"}
+_UNTRUSTWORTHY = 3  # nothing measured on this model can be believed
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -465,6 +465,16 @@ def _summary(outcome: object) -> None:
     _out.print(f"results  {escape(str(outcome.results))}")
 
 
+def _figures(views: Sequence[NumberView]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("name", "value", "95% interval", "n", "meaning"):
+        table.add_column(name, no_wrap=name != "meaning", justify="right" if name == "value" else "left")
+    for view in views:
+        meaning = f"{view.meaning} ({view.unit})" if view.unit else view.meaning
+        table.add_row(*map(escape, (view.name, view.value, view.interval, view.size.removeprefix("n "), meaning)))
+    Console(highlight=False).print(table)
+
+
 def _checks(diagnosis: object) -> None:
     from intriguing.nets.doctor import Diagnosis
 
@@ -474,16 +484,6 @@ def _checks(diagnosis: object) -> None:
     for check in diagnosis.checks:
         mark = f"[{colours[check.state]}]{check.state:<11}[/]"
         _out.print(f"  {mark}  {check.name}: {escape(check.sentence)}")
-
-
-def _figures(views: Sequence[NumberView]) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("name", "value", "95% interval", "n", "meaning"):
-        table.add_column(name, no_wrap=name != "meaning", justify="right" if name == "value" else "left")
-    for view in views:
-        meaning = f"{view.meaning} ({view.unit})" if view.unit else view.meaning
-        table.add_row(*map(escape, (view.name, view.value, view.interval, view.size.removeprefix("n "), meaning)))
-    Console(highlight=False).print(table)
 
 
 def _lines(title: str, lines: dict[str, str]) -> None:
