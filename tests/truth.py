@@ -568,3 +568,49 @@ def _reachable(A: np.ndarray, h: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> 
     bounds = np.stack([lo, hi], axis=1)
     found = scipy.optimize.linprog(np.zeros(A.shape[1]), A_ub=-A, b_ub=-h, bounds=bounds, method="highs")
     return bool(found.status == 0)
+
+
+def nearest_relu(
+    x: np.ndarray,
+    hidden: tuple[np.ndarray, np.ndarray],
+    output: tuple[np.ndarray, np.ndarray],
+    label: int,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> float:
+    """Return the distance from x to the nearest point of the box that a net with one ReLU layer does not give `label`.
+
+    The net is V max(W x + b, 0) + c. Each of the 2^h patterns of active units is a polyhedron on which the logits are
+    linear, and each wrong class cuts a half-space from it: the nearest point of each piece is a least-distance
+    problem, min |r| subject to G r >= h, which non-negative least squares solves (Lawson and Hanson, Solving Least
+    Squares Problems, 1974, chapter 23). The smallest of all is the answer, inf where no piece meets the box.
+
+    Args:
+        x: (n,) a point of the box. hidden: W (h, n), b (h,). output: V (K, h), c (K,). label: a class.
+    """
+    (W, b), (V, c) = hidden, output
+    n, units = len(x), len(b)
+    now = W @ x + b
+    sides = np.concatenate([np.eye(n), -np.eye(n)])
+    side_offsets = np.concatenate([box[0] - x, x - box[1]])
+    best = math.inf
+    for code in range(2**units):
+        active = (code >> np.arange(units)) & 1
+        sign = 2.0 * active - 1.0
+        for wrong in (k for k in range(len(c)) if k != label):
+            difference = (V[wrong] - V[label]) * active
+            margin = difference @ now + c[wrong] - c[label]
+            G = np.concatenate([sign[:, None] * W, (difference @ W)[None], sides])
+            h = np.concatenate([-sign * now, [-margin], side_offsets])
+            best = min(best, _least_distance(G, h))
+    return best
+
+
+def _least_distance(G: np.ndarray, h: np.ndarray) -> float:
+    """Return min |r| subject to G r >= h, or inf where there is no such r."""
+    E, f = np.concatenate([G.T, h[None]]), np.append(np.zeros(G.shape[1]), 1.0)
+    u, residual = scipy.optimize.nnls(E, f)
+    if residual < 1e-9:  # f is in the cone: no r exists
+        return math.inf
+    r = E @ u - f
+    distance = float(np.linalg.norm(r[:-1] / -r[-1]))
+    return distance if (G @ (r[:-1] / -r[-1]) >= h - 1e-7 * (1 + np.abs(h))).all() else math.inf
