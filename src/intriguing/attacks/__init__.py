@@ -3,6 +3,7 @@
 from intriguing.attacks.alma import ALMA, alma
 from intriguing.attacks.apgd import APGD, TargetedAPGD, apgd, apgd_t
 from intriguing.attacks.base import Attack
+from intriguing.attacks.capabilities import capability_table
 from intriguing.attacks.cw import CarliniWagner, carlini_wagner
 from intriguing.attacks.ddn import DDN, ddn
 from intriguing.attacks.deepfool import DeepFool, deepfool
@@ -51,7 +52,7 @@ ATTACKS: dict[str, type[Attack]] = {
 __all__ = [
     "ALMA", "APGD", "ATTACKS", "DDN", "FAB", "FGSM", "FMN", "LBFGS", "PDGD", "PGD", "Attack", "AttackResult",
     "AttackStatus", "CarliniWagner", "Curve", "DeepFool", "GaussianNoise", "L1Adam", "Nearest", "Phase", "Square",
-    "SuperDeepFool", "TargetedAPGD", "UniformNoise", "WorstOf", "alma", "apgd", "apgd_t", "carlini_wagner", "ddn",
-    "deepfool", "fab", "fgsm", "fmn", "gaussian", "gaussian_noise", "gaussian_of_norm", "l1_adam", "lbfgs", "pdgd",
-    "pgd", "square", "superdeepfool", "uniform_noise", "worst_of",
+    "SuperDeepFool", "TargetedAPGD", "UniformNoise", "WorstOf", "alma", "apgd", "apgd_t", "capability_table",
+    "carlini_wagner", "ddn", "deepfool", "fab", "fgsm", "fmn", "gaussian", "gaussian_noise", "gaussian_of_norm", "l1_adam",
+    "lbfgs", "pdgd", "pgd", "square", "superdeepfool", "uniform_noise", "worst_of",
 ]  # fmt: skip
