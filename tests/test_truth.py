@@ -154,7 +154,10 @@ def test_nearest_linear_of_the_class_itself_is_zero() -> None:
     assert truth.nearest_linear(x, weights, bias, int((weights @ x + bias).argmax())).distance == 0.0
 
 
-def _relu_net(seed: int, units: int, n: int, classes: int = 3) -> tuple[np.ndarray, tuple, tuple, int]:
+Layer = tuple[np.ndarray, np.ndarray]
+
+
+def _relu_net(seed: int, units: int, n: int, classes: int = 3) -> tuple[np.ndarray, Layer, Layer, int]:
     rng = np.random.default_rng(seed)
     hidden = rng.standard_normal((units, n)), 0.3 * rng.standard_normal(units)
     output = rng.standard_normal((classes, units)), 0.3 * rng.standard_normal(classes)

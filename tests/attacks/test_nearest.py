@@ -14,10 +14,11 @@ import truth
 from intriguing.attacks import LBFGS, AttackResult, AttackStatus, Nearest, Phase
 from intriguing.errors import InputError
 
+Layer = tuple[np.ndarray, np.ndarray]
 CLOSE = 1.001  # found over optimal: the walks end three parts in ten thousand beyond the boundary
 
 
-def two_layers(seed: int, n: int = 6, units: int = 6, classes: int = 3) -> tuple[nn.Sequential, tuple, tuple]:
+def two_layers(seed: int, n: int = 6, units: int = 6, classes: int = 3) -> tuple[nn.Sequential, Layer, Layer]:
     rng = np.random.default_rng(seed)
     hidden = rng.standard_normal((units, n)), 0.3 * rng.standard_normal(units)
     output = rng.standard_normal((classes, units)), 0.3 * rng.standard_normal(classes)
