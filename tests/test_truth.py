@@ -195,7 +195,10 @@ def test_nearest_in_any_norm_of_an_unreachable_class_is_infinite() -> None:
         assert math.isinf(truth.nearest_wrong(norm, np.array([0.5, 0.5]), weights, bias, 0))
 
 
-def _relu_net(seed: int, units: int, n: int, classes: int = 3) -> tuple[np.ndarray, tuple, tuple, int]:
+Layer = tuple[np.ndarray, np.ndarray]
+
+
+def _relu_net(seed: int, units: int, n: int, classes: int = 3) -> tuple[np.ndarray, Layer, Layer, int]:
     rng = np.random.default_rng(seed)
     hidden = rng.standard_normal((units, n)), 0.3 * rng.standard_normal(units)
     output = rng.standard_normal((classes, units)), 0.3 * rng.standard_normal(classes)

@@ -14,10 +14,11 @@ import truth
 from intriguing.attacks import LBFGS, AttackResult, AttackStatus, Nearest, Phase
 from intriguing.errors import InputError
 
+Layer = tuple[np.ndarray, np.ndarray]
 CLOSE = 1.001  # found over optimal: the walks end three parts in ten thousand beyond the boundary
 
 
-def two_layers(seed: int, n: int = 6, units: int = 6, classes: int = 3) -> tuple[nn.Sequential, tuple, tuple]:
+def two_layers(seed: int, n: int = 6, units: int = 6, classes: int = 3) -> tuple[nn.Sequential, Layer, Layer]:
     rng = np.random.default_rng(seed)
     hidden = rng.standard_normal((units, n)), 0.3 * rng.standard_normal(units)
     output = rng.standard_normal((classes, units)), 0.3 * rng.standard_normal(classes)
@@ -44,17 +45,16 @@ class DeadZone(nn.Module):
         return torch.stack([torch.full_like(score, 0.5), score], dim=1)
 
 
-@pytest.mark.parametrize("budget", [400, 2000])
-def test_found_over_optimal_on_a_linear_net_of_digits(budget: int) -> None:
+def test_found_over_optimal_on_a_linear_net_of_digits() -> None:
     data = load_digits()
     fit = LogisticRegression(C=0.1, max_iter=2000).fit(data.data / 16, data.target)
     net = nn.Linear(64, 10).double()
     with torch.no_grad():
         net.weight.copy_(torch.from_numpy(fit.coef_))
         net.bias.copy_(torch.from_numpy(fit.intercept_))
-    images = torch.from_numpy(data.data[:100] / 16)
+    images = torch.from_numpy(data.data[:25] / 16)
     labels = net(images).argmax(1)
-    result = Nearest(budget=budget)(net, images, labels)
+    result = Nearest(budget=400)(net, images, labels)
     ratios = []
     for x, y, distance in zip(images.numpy(), labels.tolist(), result.distance.tolist(), strict=True):
         # The label loses as soon as any one class ties with it: two classes at a time.
@@ -67,24 +67,24 @@ def test_found_over_optimal_on_a_linear_net_of_digits(budget: int) -> None:
 
 
 def test_found_over_optimal_on_nets_whose_pieces_are_enumerated() -> None:
-    """Without restarts three in twenty end in another piece than the best; corners of two pieces cost some 0.1%."""
+    """Restarts find the best of many pieces; in a corner, where two meet, a walk may end a little beyond 1.001."""
     ratios = []
-    for seed in range(4):
+    for seed in range(2):
         net, hidden, output = two_layers(seed)
         images = torch.from_numpy(np.random.default_rng(100 + seed).uniform(0, 1, (8, 6)))
         labels = net(images).argmax(1)
-        result = Nearest(budget=2000)(net, images, labels)
+        result = Nearest(budget=1000)(net, images, labels)
         for x, y, distance in zip(images.numpy(), labels.tolist(), result.distance.tolist(), strict=True):
             optimum = truth.nearest_relu(x, [hidden, output], y)
             ratios.append(distance / optimum if np.isfinite(optimum) else float(np.isinf(distance)))
     assert min(ratios) >= 1 - 1e-9
-    assert np.mean(np.array(ratios) <= CLOSE) >= 0.9
-    assert np.mean(np.array(ratios) <= 1.01) >= 0.97
+    assert np.mean(np.array(ratios) <= CLOSE) >= 0.93
+    assert max(ratios) <= 1.01
 
 
 def test_it_is_nearer_than_the_papers_search_with_a_fraction_of_the_passes() -> None:
     net, *_ = two_layers(0, n=30, units=40, classes=5)
-    images = torch.from_numpy(np.random.default_rng(1).uniform(0, 1, (20, 30)))
+    images = torch.from_numpy(np.random.default_rng(1).uniform(0, 1, (5, 30)))
     labels = net(images).argmax(1)
     ours = Nearest(budget=100)(net, images, labels)
     paper = LBFGS(target="all")(net, images, labels)
@@ -98,18 +98,18 @@ def test_more_budget_is_spent_on_restarts_and_never_loses_an_example() -> None:
     net, *_ = two_layers(5)
     images = torch.from_numpy(np.random.default_rng(5).uniform(0, 1, (10, 6)))
     labels = net(images).argmax(1)
-    little, much = (Nearest(budget=budget)(net, images, labels) for budget in (400, 1200))
-    assert ((much.forwards + much.backwards) >= 1200 - 31)[much.found].all()
+    little, much = (Nearest(budget=budget)(net, images, labels) for budget in (200, 500))
+    assert ((much.forwards + much.backwards) > 500 - 31 - 3)[much.found].all()
     # Two trims at the end of either may differ by what they cut off.
     assert (much.distance <= little.distance * 1.003).all()
 
 
 def test_a_named_class_is_reached() -> None:
     net, *_ = two_layers(0, n=30, units=40, classes=5)
-    images = torch.from_numpy(np.random.default_rng(1).uniform(0, 1, (20, 30)))
+    images = torch.from_numpy(np.random.default_rng(1).uniform(0, 1, (5, 30)))
     labels = net(images).argmax(1)
     target = (labels + 1) % 5
-    result = Nearest(target=target, budget=1000)(net, images, labels)
+    result = Nearest(target=target, budget=400)(net, images, labels)
     assert result.found.double().mean() >= 0.9
     assert torch.equal(result.target[result.found], target[result.found])
     reference = LBFGS(target=target, objective="hinge")(net, images, labels)
@@ -157,7 +157,7 @@ def test_one_image_with_the_pool_is_as_it_is_among_others() -> None:
     images, more = (torch.from_numpy(draw.uniform(0, 1, (k, 10))) for k in (6, 30))
     labels, starts = net(images).argmax(1), (more, net(more).argmax(1))
     whole = Nearest(budget=300, starts=starts)(net, images, labels)
-    for i in range(6):
+    for i in (0, 3):
         alone = Nearest(budget=300, starts=starts)(net, images[i : i + 1], labels[i : i + 1])
         torch.testing.assert_close(alone.distance[0], whole.distance[i], rtol=1e-6, atol=0)
 

@@ -14,8 +14,8 @@ Far starts are images of other classes, the nearest of each of the nearest class
 them, as Brendel et al. 2019 start theirs; without a pool they are images of noise, the same for every image. A start
 is checked by a pass of the net that counts, and its segment to the clean image is bisected to the boundary.
 
-When every walk of an image has ended and budget is left, a new one starts at a random step from the nearest example,
-again and again; it ends as soon as (1) promises no more than is known.
+When every walk of an image has ended and budget is left, a new one starts at a random step from the nearest example
+or from the clean image, again and again; it ends as soon as (1) promises no more than is known.
 
 All wrong classes count, whatever the rule: an example that is nearer than another is kept even when its class was not
 aimed at. Only a target given as a class, or a random one, must be reached itself.
@@ -42,14 +42,9 @@ _GAIN, _GAIN_STEPS = 0.3, 3.0  # h and s of (1) for walks from the clean image: 
 _FAR_GAIN, _FAR_GAIN_STEPS = 0.55, 6.0  # and for those from afar, which come nearer by a half and more
 _HALFWAY = 0.5  # where the boundary is expected on a segment to a far start before anything is known
 _FAR_STARTS = 3
-_RESTART_SIZES = (
-    0.5,
-    1.0,
-    0.25,
-    2.0,
-    0.1,
-    0.03,
-)  # of a random step from the nearest example, as shares of its distance
+# A restart's random step as a share of the distance so far, and where it is taken from: 0 the clean image, 1 the
+# nearest example. The former find other pieces of the boundary, the latter the corners of this one.
+_RESTARTS = ((0.5, 1.0), (1.0, 0.0), (0.25, 1.0), (0.5, 0.0), (1.0, 1.0), (1.5, 0.0), (0.1, 1.0), (0.8, 0.0))
 _RESTART_GAIN = 0.4
 _RESTART_PASSES = 30  # a restart that cannot have so many is not worth its first ones
 _HALVINGS = 5  # of the segment to a far start
@@ -179,10 +174,12 @@ class _Search:
         idle, image = idle[enough], image[enough]
         if not len(idle):
             return
-        around = [self._direction(int(k)) for k in self.rounds[idle]]
-        sizes = torch.tensor(_RESTART_SIZES, dtype=torch.float64, device=image.device)
-        length = sizes[self.rounds[idle] % len(_RESTART_SIZES)] * trial.best[image]
-        x = torch.stack(around) * length[:, None].to(trial.clean) + trial.best_x[image]
+        k = self.rounds[idle]
+        u = torch.stack([self._direction(int(round)) for round in k])
+        size, at = (
+            torch.tensor(_RESTARTS, dtype=torch.float64, device=image.device)[k % len(_RESTARTS)].to(u).T[..., None]
+        )
+        x = torch.lerp(trial.clean[image], trial.best_x[image], at) + size * trial.best[image].to(u)[:, None] * u
         self.rounds[idle] += 1
         rows = idle * self.R + self.R - 1  # the last walk of the image, which has ended, makes room
         self.restarted[rows], self.waiting[rows] = True, False
