@@ -162,7 +162,8 @@ def _distance_slope(delta: Tensor, p: float) -> Tensor:
     """Return the gradient (k, n) of |delta|_p, 0 at 0."""
     if p == 1:
         return delta.sign()
-    return delta / delta.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    length: Tensor = torch.linalg.vector_norm(delta, dim=1, keepdim=True)
+    return delta / length.clamp_min(1e-12)
 
 
 def _first_rate(clean: Tensor, step: Tensor, box: tuple[float, float], p: float, length: float) -> Tensor:
