@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-import audited
+import small_audit
 from intriguing import auditing, data
 from intriguing.attacks import LBFGS
 from intriguing.auditing import options, rows
@@ -36,18 +36,24 @@ SHARDS = 5  # of eight images each
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the file of the nets."""
     folder = tmp_path_factory.mktemp("audit")
-    audited.net(folder)
+    small_audit.net(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def whole(home: Path) -> auditing.Outcome:
     """Return the uninterrupted audit; no test may write to it."""
-    return audited.audit(home / "whole", f"{home / 'net.py'}:build")
+    return small_audit.audit(home / "whole", f"{home / 'net.py'}:build")
+
+
+@pytest.fixture
+def pageless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the page, which takes longer than a small audit."""
+    monkeypatch.setattr("intriguing.report.audit_page.build", lambda *parts, **more: "<!doctype html>")
 
 
 def start(out: Path, workers: int = 1) -> subprocess.Popen[str]:
-    command = [sys.executable, audited.__file__, str(out), str(workers)]
+    command = [sys.executable, small_audit.__file__, str(out), str(workers)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -81,7 +87,7 @@ def test_killed_twice_and_resumed_it_ends_with_the_rows_of_an_uninterrupted_run(
         assert not (out / "rows.parquet").exists(), "nothing that looks finished"
         assert sum(step.startswith("finished") for step in steps) == 1
     steps = []
-    audited.audit(out, f"{home / 'net.py'}:build", progress=lambda event: steps.append(event.kind))
+    small_audit.audit(out, f"{home / 'net.py'}:build", progress=lambda event: steps.append(event.kind))
     assert 2 <= steps.count("reused") <= SHARDS
     assert table(out) == table(whole)
     assert not list(out.glob(".*.tmp")) + list((out / "tmp").iterdir()), "what was half written is cleared away"
@@ -104,7 +110,7 @@ def _writers_of(out: Path) -> list[str]:
     return found
 
 
-def test_a_damaged_shard_is_noticed_and_made_anew(home: Path, whole: auditing.Outcome) -> None:
+def test_a_damaged_shard_is_noticed_and_made_anew(home: Path, whole: auditing.Outcome, pageless: None) -> None:
     import shutil
 
     out = home / "damaged"
@@ -115,7 +121,7 @@ def test_a_damaged_shard_is_noticed_and_made_anew(home: Path, whole: auditing.Ou
     (shard / "rows.parquet").write_bytes(content)
     found: list[Damage] = []
     steps: list[str] = []
-    outcome = audited.audit(
+    outcome = small_audit.audit(
         out, f"{home / 'net.py'}:build", on_damage=found.append, progress=lambda event: steps.append(event.kind)
     )
     assert [damage.key for damage in found] == [f"cell {shard.name}"]
@@ -168,9 +174,9 @@ def test_the_page_is_written_again_from_what_is_stored(home: Path, whole: auditi
         report(home / "nowhere")
 
 
-def test_several_models_are_fed_each_others_examples(home: Path) -> None:
+def test_several_models_are_fed_each_others_examples(home: Path, pageless: None) -> None:
     file = home / "net.py"
-    outcome = audited.audit(home / "two", [f"{file}:build", f"{file}:other"], images=16, attacks=["lbfgs"], seed=2)
+    outcome = small_audit.audit(home / "two", [f"{file}:build", f"{file}:other"], images=16, attacks=["lbfgs"], seed=2)
     document = outcome.document
     assert document["transfer"]["sources"] == ["net.py:build", "net.py:other"]
     assert document["figures"]["transfer"]["n"] == sum(document["transfer"]["rate"][s][1 - s]["n"] for s in range(2))
@@ -183,13 +189,13 @@ def test_several_models_are_fed_each_others_examples(home: Path) -> None:
     assert found.value_b == document["figures"]["net.py:other/clean_accuracy"]["value"]
 
 
-def test_a_net_that_guesses_is_untrustworthy_and_says_why(home: Path) -> None:
-    outcome = audited.audit(home / "untrained", f"{home / 'net.py'}:untrained", images=40)
+def test_a_net_that_guesses_is_untrustworthy_and_says_why(home: Path, pageless: None) -> None:
+    outcome = small_audit.audit(home / "untrained", f"{home / 'net.py'}:untrained", images=40)
     assert not outcome.trustworthy
     assert any("hardly more than chance" in reason for reason in outcome.document["verdict"]["reasons"])
 
 
-def test_a_set_and_a_model_in_memory_and_a_box_of_its_own(home: Path) -> None:
+def test_a_set_and_a_model_in_memory_and_a_box_of_its_own(home: Path, pageless: None) -> None:
     plain = subjects(f"{home / 'net.py'}:build")[0].model
 
     class Half(nn.Module):
@@ -216,7 +222,7 @@ def test_a_run_of_another_kind_is_not_written_over(home: Path) -> None:
     with Store(home / "paper") as store:
         store.describe({"study": "szegedy2014"})
     with pytest.raises(StoreError, match="holds a run of `intriguing reproduce`"):
-        audited.audit(home / "paper", f"{home / 'net.py'}:build")
+        small_audit.audit(home / "paper", f"{home / 'net.py'}:build")
 
 
 def test_options_go_to_the_attacks_that_have_them_and_no_further() -> None:
@@ -242,17 +248,17 @@ def test_wrong_models_are_refused_before_anything_is_written(home: Path) -> None
     file = home / "net.py"
     out = home / "refused"
     with pytest.raises(InputError, match="one file per model, 1, got 2"):
-        audited.audit(out, f"{file}:build", weights=["a", "b"])
+        small_audit.audit(out, f"{file}:build", weights=["a", "b"])
     with pytest.raises(InputError, match="at least one, got none"):
-        audited.audit(out, [])
+        small_audit.audit(out, [])
     with pytest.raises(ModelError, match="no file"):
-        audited.audit(out, "nowhere.py:build")
+        small_audit.audit(out, "nowhere.py:build")
     with pytest.raises(InputError, match="all with one box"):
-        audited.audit(out, [Model(nn.Flatten()), Model(nn.Flatten(), box=(0, 2))])
+        small_audit.audit(out, [Model(nn.Flatten()), Model(nn.Flatten(), box=(0, 2))])
     with pytest.raises(InputError, match="2 processes need models and data given by name"):
-        audited.audit(out, Model(nn.Flatten()), workers=2)
+        small_audit.audit(out, Model(nn.Flatten()), workers=2)
     with pytest.raises(InputError, match="expected 1 to 500"):
-        audited.audit(out, f"{file}:build", images=501)
+        small_audit.audit(out, f"{file}:build", images=501)
     assert not out.exists()
 
 

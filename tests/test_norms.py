@@ -248,3 +248,31 @@ def test_bad_arguments_are_named() -> None:
         norms.l2(torch.tensor(1.0))
     with pytest.raises(InputError, match="pixel"):
         norms.distortion(torch.zeros(2, 0), torch.zeros(2, 0))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_half_space_in_box_meets_the_conditions_of_its_minimum(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    x = (torch.rand(40, 30, generator=draw, dtype=torch.float64) * 2 - 0.6).clamp(0, 1)  # many pixels on a side
+    a = torch.randn(40, 30, generator=draw, dtype=torch.float64)
+    room = torch.where(a > 0, a * (1 - x), -a * x).sum(1)
+    share = torch.rand(40, generator=draw, dtype=torch.float64) * 1.3 - 0.2  # some inside already, some out of reach
+    b = (a * x).sum(1) + share * room
+    y = norms.project_half_space_in_box(x, a, b, 0.0, 1.0)
+    assert ((y >= 0) & (y <= 1)).all()
+    reached = (a * y).sum(1)
+    torch.testing.assert_close(y[share <= 0], x[share <= 0], rtol=0, atol=0)
+    inside = (share > 0) & (share < 1)
+    torch.testing.assert_close(reached[inside], b[inside], rtol=1e-9, atol=1e-9)
+    far = (a > 0).double()
+    torch.testing.assert_close(y[share > 1], far[share > 1], rtol=0, atol=1e-12)
+    # Karush, Kuhn and Tucker: y - x = t a on the free entries with one t >= 0, and no more than that on the sides.
+    for i in inside.nonzero().flatten().tolist():
+        free = (y[i] > 0) & (y[i] < 1)
+        t = (y[i] - x[i])[free] / a[i][free]
+        assert t.min() >= 0
+        torch.testing.assert_close(t, t.mean().expand_as(t), rtol=1e-9, atol=1e-9)
+        pushed = x[i] + t.mean() * a[i]
+        torch.testing.assert_close(y[i], pushed.clamp(0, 1), rtol=1e-9, atol=1e-9)
+    again = norms.project_half_space_in_box(y, a, b, 0.0, 1.0)
+    torch.testing.assert_close(again, y, rtol=1e-9, atol=1e-9)

@@ -1,8 +1,7 @@
-"""``results.json`` as its readers take it: from disk, with the numbers that JSON lacks, and with its doubts.
+"""``results.json`` as it is kept and read: with the numbers that JSON lacks, and with its doubts.
 
-A number that is not finite is null where it stood, and the object around it names it under ``non_finite``; other
-writers put the name itself, ``"inf"``, where the number stood. Both are read here, and nothing else is changed: a
-class may be called ``nan``.
+A number that is not finite is null where it stood, and the object around it names it under ``non_finite``; the name
+itself in the number's place, ``"inf"``, is read as well. Nothing else is changed: a class may be called ``nan``.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ import math
 import os
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from intriguing.errors import StoreError
 
@@ -111,3 +112,36 @@ def value(given: object, note: object = None) -> float | None:
     if isinstance(given, str):
         return _NAMES.get(given)
     return float(given)
+
+
+def strict(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document that strict JSON can hold: NaN and infinities are null, named in ``non_finite`` beside them.
+
+    Example:
+        >>> strict({"median": float("inf")})
+        {'median': None, 'non_finite': {'median': 'inf'}}
+    """
+    found, _ = _strict(document)
+    assert isinstance(found, dict)
+    return found
+
+
+def _strict(value: Any) -> tuple[Any, dict[str, str]]:
+    """Return `value` with null for floats that JSON lacks, and where they were: path below -> name.
+
+    A mapping keeps the notes of its own values, and of lists in it, under ``"non_finite"``.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, {"": str(value)}
+    if isinstance(value, list | tuple):
+        items = [_strict(item) for item in value]
+        notes = {f"[{at}]{path}": name for at, (_, below) in enumerate(items) for path, name in below.items()}
+        return [item for item, _ in items], notes
+    if isinstance(value, Mapping):
+        pairs = {key: _strict(item) for key, item in value.items()}
+        notes = {f"{key}{path}": name for key, (_, below) in pairs.items() for path, name in below.items()}
+        strict = {key: item for key, (item, _) in pairs.items()}
+        return ({**strict, "non_finite": notes} if notes else strict), {}
+    return value, {}

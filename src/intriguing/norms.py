@@ -346,6 +346,48 @@ def _fill_evenly(size: Tensor, share: Tensor, room: Tensor, gap: Tensor) -> Tens
     return torch.where(short, room, torch.minimum(m * share, room))
 
 
+def project_half_space_in_box(
+    x: Tensor, a: Tensor, b: Tensor, lower: float, upper: float, *, sweeps: int = 60
+) -> Tensor:
+    """Return the nearest point of the half-space {y : <a, y> >= b} cut with the box [lower, upper].
+
+    The answer is clamp(x + t a) with the least t >= 0 that reaches b. For x in the box, <a, clamp(x + t a)> is concave
+    and piecewise linear in t, so that Newton's method from t = 0 never passes the root and ends after as many steps
+    as the pieces it meets, five or so on images.
+
+    Args:
+        x: (B, n) points of the box.
+        a: (B, n) normals.
+        b: (B,) offsets.
+        lower: of every entry.
+        upper: likewise.
+        sweeps: the most Newton steps.
+
+    Returns:
+        (B, n) in the box, with <a, y> >= b up to rounding; where the box does not reach so far, the point of it that
+        goes farthest.
+
+    Example:
+        >>> x, a, b = torch.zeros(1, 2), torch.tensor([[2.0, 1.0]]), torch.tensor([2.5])
+        >>> project_half_space_in_box(x, a, b, 0.0, 1.0).tolist()
+        [[1.0, 0.5]]
+    """
+    y, t = x, torch.zeros_like(b)
+    squares = a * a
+    # Beyond what a sum of this size is off by, another step would only follow the rounding.
+    small = torch.finfo(x.dtype).eps * (b.abs() + (a * x).abs().sum(1))
+    for _ in range(sweeps):
+        missing = b - (a * y).sum(1)
+        free = torch.where(a > 0, y < upper, y > lower)
+        slope = (squares * free).sum(1)
+        step = torch.where((missing > small) & (slope > 0), missing / slope, 0.0)
+        if not bool((step > 0).any()):
+            break
+        t = t + step
+        y = torch.addcmul(x, t[:, None], a).clamp(lower, upper)
+    return y
+
+
 def _rows(x: Tensor) -> Tensor:
     """Return x as (B, n) float64."""
     if x.ndim == 0:
@@ -372,7 +414,7 @@ def _shrinkage(size: Tensor, room: Tensor, limit: Tensor) -> Tensor:
     From below: with the entries that t leaves at their bounds held there, the next t is exact unless more of them
     reach theirs. Each pass adds an entry or is the last.
     """
-    t = (limit / torch.linalg.vector_norm(size, dim=1).clamp_min(torch.finfo(torch.float64).tiny)).clamp_max(1)
+    t: Tensor = (limit / torch.linalg.vector_norm(size, dim=1).clamp_min(torch.finfo(torch.float64).tiny)).clamp_max(1)
     for _ in range(size.shape[1]):
         full = size * t[:, None] >= room
         left = limit.square() - torch.where(full, room, 0.0).square().sum(1)

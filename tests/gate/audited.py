@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from intriguing.run import results
+from intriguing import documents
 
 N = 400
 RED = {"name": "zero gradients", "state": "red", "value": 0.97, "n": 64, "sentence": "62 of 64 gradients are zero."}
@@ -76,7 +76,7 @@ def folder(
         "trust": list(trust),
         "figures": figures() if values is None else values,
     }
-    (path / "results.json").write_text(json.dumps(results.strict(document), allow_nan=False))
+    (path / "results.json").write_text(json.dumps(documents.strict(document), allow_nan=False))
     status = ["already_wrong" if d == 0 else "found" if math.isfinite(d) else "not_found" for d in sizes]
     columns: dict[str, Sequence[Any]] = {
         "image_hash": hashes,

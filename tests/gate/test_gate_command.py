@@ -2,9 +2,9 @@
 
 import sys
 
+import audited
 import pytest
 
-import audited
 from intriguing import cli
 
 

@@ -5,11 +5,11 @@ import math
 from pathlib import Path
 from xml.etree import ElementTree
 
+import audited
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import audited
 from intriguing.errors import StoreError
 from intriguing.gate import Check, Outcome, State, document, gate, junit, write
 

@@ -2,11 +2,11 @@
 
 import math
 
+import audited
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import audited
 from intriguing.errors import InputError, StoreError, UnknownNameError
 from intriguing.gate import State, condition, gate
 

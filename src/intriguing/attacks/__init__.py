@@ -11,6 +11,7 @@ from intriguing.attacks.fgsm import FGSM, fgsm
 from intriguing.attacks.fmn import FMN, fmn
 from intriguing.attacks.l1_adam import L1Adam, l1_adam
 from intriguing.attacks.lbfgs import LBFGS, lbfgs
+from intriguing.attacks.nearest import Nearest
 from intriguing.attacks.noise import (
     GaussianNoise,
     UniformNoise,
@@ -27,6 +28,7 @@ from intriguing.attacks.superdeepfool import SuperDeepFool, superdeepfool
 from intriguing.attacks.worst_of import WorstOf, worst_of
 
 ATTACKS: dict[str, type[Attack]] = {
+    "nearest": Nearest,
     "lbfgs": LBFGS,
     "ddn": DDN,
     "fmn": FMN,
@@ -48,8 +50,8 @@ ATTACKS: dict[str, type[Attack]] = {
 
 __all__ = [
     "ALMA", "APGD", "ATTACKS", "DDN", "FAB", "FGSM", "FMN", "LBFGS", "PDGD", "PGD", "Attack", "AttackResult",
-    "AttackStatus", "CarliniWagner", "Curve", "DeepFool", "GaussianNoise", "L1Adam", "Phase", "Square", "SuperDeepFool",
-    "TargetedAPGD", "UniformNoise", "WorstOf", "alma", "apgd", "apgd_t", "carlini_wagner", "ddn", "deepfool",
-    "fab", "fgsm", "fmn", "gaussian", "gaussian_noise", "gaussian_of_norm", "l1_adam", "lbfgs", "pdgd", "pgd", "square",
-    "superdeepfool", "uniform_noise", "worst_of",
+    "AttackStatus", "CarliniWagner", "Curve", "DeepFool", "GaussianNoise", "L1Adam", "Nearest", "Phase", "Square",
+    "SuperDeepFool", "TargetedAPGD", "UniformNoise", "WorstOf", "alma", "apgd", "apgd_t", "carlini_wagner", "ddn",
+    "deepfool", "fab", "fgsm", "fmn", "gaussian", "gaussian_noise", "gaussian_of_norm", "l1_adam", "lbfgs", "pdgd",
+    "pgd", "square", "superdeepfool", "uniform_noise", "worst_of",
 ]  # fmt: skip

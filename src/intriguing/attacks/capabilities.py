@@ -1,4 +1,4 @@
-"""What every attack can do, found out by asking it: the capability matrix of ``docs/capabilities.md``.
+"""What every attack can do, found out by asking it: the table of ``docs/attacks.md``.
 
 Norms are tried on a tiny net, so that the matrix cannot promise what an attack refuses.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from intriguing.errors import InputError
 from intriguing.rng import generator
 
 _NORMS = {"L1": 1.0, "L2": 2.0, "Linf": math.inf}
-_HEADS = ("name", "finds", "norms", "targeted", "needs gradients", "draws", "what it is")
+_HEADS = ("attack", "looks for", "needs of the model", "sizes", "target of its own", "draws", "what it is")
 # Enough passes for the smallest search of any attack on a linear net of two pixels.
 _BUDGET = 60
 _TARGETS = "its targets, unless they are named"
@@ -29,19 +29,19 @@ class Capability:
 
     Attributes:
         name: in the registry.
-        kind: ``"nearest"``, the smallest change that misleads, or ``"within eps"``.
+        question: ``"the nearest example"`` or ``"an example within eps"``.
+        needs: ``"gradients"`` or ``"logits"``; an attack that needs logits alone serves models without gradients.
         norms: those it accepts.
         targeted: whether it can be led to a class that the caller names.
-        gradients: whether it needs any; one that does not serves models without.
         draws: what is random; empty if nothing has to be.
         description: one line.
     """
 
     name: str
-    kind: str
+    question: str
+    needs: str
     norms: tuple[str, ...]
     targeted: bool
-    gradients: bool
     draws: str
     description: str
 
@@ -57,28 +57,35 @@ def capabilities(attacks: Mapping[str, type[Attack]]) -> list[Capability]:
     return [_capability(name, kind) for name, kind in attacks.items()]
 
 
-def markdown(found: Iterable[Capability]) -> str:
-    """Return capabilities as a table of Markdown."""
-    lines = ["| " + " | ".join(_HEADS) + " |", "|" + " --- |" * len(_HEADS)]
-    for c in found:
+def capability_table(attacks: Mapping[str, type[Attack]]) -> str:
+    """Return the table in Markdown, one attack a row.
+
+    Args:
+        attacks: by name, as `attacks.ATTACKS`.
+
+    Example:
+        >>> capability_table({}).splitlines()[0]
+        '| attack | looks for | needs of the model | sizes | target of its own | draws | what it is |'
+    """
+    lines = ["| " + " | ".join(_HEADS) + " |", "|" + "---|" * len(_HEADS)]
+    for c in capabilities(attacks):
         entries = (
-            f"`{c.name}`", c.kind, ", ".join(c.norms), "yes" if c.targeted else "no",
-            "yes" if c.gradients else "no", c.draws or "nothing", c.description,
+            c.name, c.question, c.needs, ", ".join(c.norms), "yes" if c.targeted else "no", c.draws or "nothing",
+            c.description,
         )  # fmt: skip
         lines.append("| " + " | ".join(entry.replace("|", "\\|") for entry in entries) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _capability(name: str, kind: type[Attack]) -> Capability:
     assert dataclasses.is_dataclass(kind)
     fields = {field.name: field.default for field in dataclasses.fields(kind) if field.init}
-    fixed = "eps" in fields
     return Capability(
         name=name,
-        kind="within eps" if fixed else "nearest",
+        question="an example within eps" if "eps" in fields else "the nearest example",
+        needs="gradients" if kind.needs_gradients else "logits",
         norms=_norms(kind, fields),
         targeted="target" in fields,
-        gradients=kind.needs_gradients,
         draws=kind.needs_generator or (_TARGETS if fields.get("target") == "random" else ""),
         description=kind.description,
     )

@@ -9,10 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from intriguing.auditing.run import Outcome, audit, report
+    from intriguing.auditing.run import Outcome, audit, is_audit, report
     from intriguing.auditing.single import attack
 
-__all__ = ["Outcome", "attack", "audit", "report"]
+__all__ = ["Outcome", "attack", "audit", "is_audit", "report"]
 
 
 def __getattr__(name: str) -> Any:

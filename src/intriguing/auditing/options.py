@@ -53,6 +53,7 @@ def attacks_of(
         name, attack, used = _made(item, asked, nearest)
         if name in found:
             raise InputError(f"attacks: {name} is named twice; name each once")
+        attack.check()  # now rather than in a worker
         found[name] = attack
         taken |= used
     for name, value in asked.items():
@@ -85,5 +86,5 @@ def _made(item: str | Attack, asked: Mapping[str, Any], nearest: bool) -> tuple[
 
 
 def _fields(kind: type[Attack]) -> dict[str, Any]:
-    assert dataclasses.is_dataclass(kind)
-    return {field.name: field.default for field in dataclasses.fields(kind) if field.init}
+    parameters: Any = kind  # every attack is a dataclass
+    return {field.name: field.default for field in dataclasses.fields(parameters) if field.init}

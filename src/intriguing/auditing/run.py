@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from intriguing import documents
 from intriguing.attacks.base import Attack
 from intriguing.auditing import rows as rows_file
 from intriguing.auditing import workers as processes
@@ -59,7 +60,8 @@ class Outcome:
         report: the page.
         results: ``results.json``.
         rows: ``rows.parquet``.
-        document: the content of ``results.json``.
+        document: the content of ``results.json``, strict JSON.
+        figures: its figures, infinite numbers included.
     """
 
     folder: Path
@@ -67,6 +69,7 @@ class Outcome:
     results: Path
     rows: Path
     document: Mapping[str, Any]
+    figures: Mapping[str, Mapping[str, Any]]
 
     @property
     def trustworthy(self) -> bool:
@@ -226,6 +229,16 @@ def report(folder: str | os.PathLike[str]) -> Outcome:
     return _write(path, run, record, distances)
 
 
+def is_audit(folder: str | os.PathLike[str]) -> bool:
+    """Tell whether a folder holds an audit, finished or not.
+
+    Raises:
+        StoreError: it holds no run at all.
+    """
+    with Store(folder, mode="read") as store:
+        return store.run.get("kind") == "audit"
+
+
 class _Watch:
     """Counts shards and makes the events."""
 
@@ -376,11 +389,11 @@ def _parts(
 
 
 def _write(folder: Path, run: Mapping[str, Any], record: Record, distances: Mapping[str, Sequence[float]]) -> Outcome:
-    document = results_document.strict({"schema": SCHEMA, "kind": "audit", "run": dict(run), **record.values})
+    document = documents.strict({"schema": SCHEMA, "kind": "audit", "run": dict(run), **record.values})
     results_path, report_path = folder / "results.json", folder / "report.html"
     results_document.write(results_path, document)
     page.write(report_path, audit_page.build(document, {"audit": record}, distances=distances))
-    return Outcome(folder, report_path, results_path, folder / "rows.parquet", document)
+    return Outcome(folder, report_path, results_path, folder / "rows.parquet", document, record.values["figures"])
 
 
 def _distances(gathered: Gathered, attack: str) -> list[float]:

@@ -156,11 +156,18 @@ def shard(
     """
     model = task.models[piece.model]
     spec = _spec(task, piece.model, images, labels)
-    settings = {"attacks": task.attacks, "norm": task.norm, "seed": task.seed, "keep": _KEEP}
 
     def compute() -> Record:
         return audit.attack_shard(
-            model, images, labels, receivers=task.receivers, progress=throttled(advance), **settings
+            model,
+            images,
+            labels,
+            attacks=task.attacks,
+            norm=task.norm,
+            seed=task.seed,
+            receivers=task.receivers,
+            keep=_KEEP,
+            progress=throttled(advance),
         )
 
     return _cell(store, spec, compute, label=piece.label, fresh=fresh, task=task, model=model)

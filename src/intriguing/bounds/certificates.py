@@ -23,13 +23,16 @@ from torch import Tensor, nn
 
 from intriguing.bounds import network
 from intriguing.bounds.crown import ENTRIES, bounds_over, lower_bound
-from intriguing.bounds.graph import Graph, trace
+from intriguing.bounds.graph import Graph
 from intriguing.bounds.optimised import Learner
 from intriguing.bounds.region import ball, checked_norm, farthest
-from intriguing.errors import DataError, InputError, UnknownNameError
+from intriguing.bounds.tracing import trace
+from intriguing.errors import DataError, InputError, ModelError, UnknownNameError
 from intriguing.nets.load import Model, as_model
 
 METHODS = ("product", "interval", "crown", "crown-optimised")
+_COMPARED = 16  # images on which the graph must agree with the net before anything is said
+_SHARE = 1e-12  # of a radius, more than the rounding of a distance in float64
 _EVALUATIONS = 60  # of the root search, a guard; 6 to 10 are usual
 
 
@@ -102,7 +105,8 @@ def certify(
         A `Certificate`. What an image gets does not depend on the others.
 
     Raises:
-        ModelError: an operation without a rule, with its path; see `graph.trace`.
+        ModelError: an operation without a rule, with its path, see `tracing.trace`; or a net that does not compute
+            what its operations say, as with a hook that changes values.
         InputError: a norm, method, batch, tolerance or labels that cannot be used.
         DataError: images outside the box.
 
@@ -127,6 +131,7 @@ def certify(
     model.check_inputs(x)
     graph = trace(model, x.shape[1:], x.device)
     _check_labels(y, len(x), graph.nodes[-1].shape[0])
+    _check_graph(graph, model, x[:_COMPARED])
     lipschitz = network.product(network.layer_bounds(model, x.shape[1:])) if method == "product" else None
     limits = model.box if box else (-math.inf, math.inf)
     size = batch or _batch_size(graph, method)
@@ -141,6 +146,7 @@ def certify(
         if progress is not None:
             progress(min(start + size, len(x)), len(x))
     radius, rounding, evaluations = (torch.cat(column) for column in zip(*parts, strict=True))
+    radius = radius * (1 - _SHARE)
     return Certificate(radius, method, length, time.perf_counter() - began, rounding, evaluations)
 
 
@@ -292,6 +298,26 @@ def _next(
     beyond = torch.where(f_low < f_first, low * f_first / (f_first - f_low), 4 * low) * (1 - 0.3 * tolerance)
     grown = torch.minimum(torch.minimum(torch.maximum(beyond, ending), 4 * low), cap)
     return torch.where(torch.isfinite(high), inside, grown)
+
+
+def _check_graph(graph: Graph, model: Model, x: Tensor) -> None:
+    """Compare the net's answers with what they may be by its graph: another answer means that it was misread.
+
+    So do hooks that change values, operations in place that change a value used elsewhere, and devices that compute in
+    less than the net's precision.
+    """
+    if not len(x):
+        return
+    point = ball(x.to(torch.float64), torch.zeros(len(x)), math.inf, model.box)
+    bounds = bounds_over(graph, point, refine=False)
+    z = model.logits(x).to(torch.float64)
+    if not bool(((z >= bounds.low[-1]) & (z <= bounds.high[-1])).all()):
+        off = float((z - graph(x.to(torch.float64))).abs().max())
+        raise ModelError(
+            f"{model.name} does not compute what its operations say: logits differ by up to {off:.3g}, more than "
+            "rounding. Remove forward hooks that change values, operations in place on values that are used again, and "
+            "reduced precision (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)."
+        )
 
 
 def _check_labels(y: Tensor, count: int, classes: int) -> None:

@@ -33,11 +33,13 @@ import torch
 from torch import Tensor, nn
 
 from intriguing.bounds import network
+from intriguing.bounds.ascent import Ascent
 from intriguing.bounds.gain import lipschitz_lower
-from intriguing.bounds.graph import Graph, trace
+from intriguing.bounds.graph import Graph
 from intriguing.bounds.operations import Affine
 from intriguing.bounds.operators import dense_norm
 from intriguing.bounds.relaxation import Activation, Logistic
+from intriguing.bounds.tracing import trace
 from intriguing.errors import InputError, ModelError, UnknownNameError
 from intriguing.nets.load import Model, as_model
 
@@ -172,22 +174,21 @@ def _pairs(weights: list[Tensor], slopes: list[float]) -> float:
 def _pair(M: Tensor, N: Tensor) -> float:
     """Return an upper bound of ||M D N|| over diagonal D with entries in [0, 1], by (2)."""
     log = torch.zeros(M.shape[1], dtype=torch.float64, requires_grad=True)
-    adam = torch.optim.Adam([log], lr=0.03)
+    ascent = Ascent([log])
     best = dense_norm(M).value * dense_norm(N).value
     for _ in range(_STEPS):
         scale = (log / 2).exp()
         with torch.enable_grad():
             goal = _log_norm(M * scale) + _log_norm(N / scale[:, None])
-        adam.zero_grad()
-        goal.backward()
-        best = min(best, math.exp(float(goal)) * (1 + 1e-10))
-        adam.step()
+        best = min(best, math.exp(float(goal.detach())) * (1 + 1e-10))
+        ascent.step(-goal, 0.03)
     return (dense_norm(M @ N).value + best) / 2
 
 
 def _log_norm(W: Tensor) -> Tensor:
     gram = W @ W.T if W.shape[0] <= W.shape[1] else W.T @ W
-    return torch.linalg.eigvalsh(gram)[-1].log() / 2
+    log: Tensor = torch.linalg.eigvalsh(gram)[-1].log() / 2
+    return log
 
 
 def _semidefinite(weights: list[Tensor], slopes: list[float], *, by_layer: bool) -> float:
@@ -216,7 +217,9 @@ def _multipliers(scaled: list[Tensor], widths: list[int], by_layer: bool) -> Ten
     free = cvxpy.Variable(count, nonneg=True)
     rho = cvxpy.Variable(nonneg=True)
     if by_layer:
-        spread = torch.block_diag(*[torch.ones(width, 1, dtype=torch.float64) for width in widths]).numpy()
+        spread = torch.block_diag(  # type: ignore[no-untyped-call]  # torch leaves it without types
+            *[torch.ones(width, 1, dtype=torch.float64) for width in widths]
+        ).numpy()
         t = spread @ free
     else:
         t = free
@@ -235,7 +238,7 @@ def _blocks(scaled: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return A, B, [0 .. 0 W_K] and diag(I, 0, .., 0) of (3)."""
     n = scaled[0].shape[1]
     units = sum(len(W) for W in scaled[:-1])
-    A = torch.block_diag(*scaled[:-1])
+    A = torch.block_diag(*scaled[:-1])  # type: ignore[no-untyped-call]  # torch leaves it without types
     A = torch.cat((A, A.new_zeros(units, n + units - A.shape[1])), 1)
     B = torch.cat((A.new_zeros(units, n), torch.eye(units, dtype=A.dtype)), 1)
     last = torch.cat((A.new_zeros(len(scaled[-1]), n + units - scaled[-1].shape[1]), scaled[-1]), 1)

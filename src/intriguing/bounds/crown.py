@@ -50,12 +50,14 @@ class Bounds:
         low, high: (B, *shape) by node.
         error: (B, *shape) by node, d of the module's text.
         lost: (B, S) what rounding took from the last form that was bounded.
+        empty: (B,) whether no point of the region has the signs asked for, as far as intervals tell.
     """
 
     low: list[Tensor] = field(default_factory=list)
     high: list[Tensor] = field(default_factory=list)
     error: list[Tensor] = field(default_factory=list)
     lost: Tensor | None = None
+    empty: Tensor | None = None
 
 
 def bounds_over(
@@ -69,7 +71,7 @@ def bounds_over(
     """Return intervals of every value of the net over the region.
 
     Args:
-        graph: see `graph.trace`.
+        graph: see `tracing.trace`.
         region: (B) balls.
         refine: carry forms back for the inputs of activations; otherwise interval arithmetic alone.
         shares: see `Shares`.
@@ -113,7 +115,7 @@ def lower_bound(
     """Return lower bounds (B, S) of the forms A h over the region, h the value at `place`.
 
     Args:
-        graph: see `graph.trace`.
+        graph: see `tracing.trace`.
         place: of a node.
         A: (B or 1, S, *shape of the node).
         region: (B) balls.
@@ -182,9 +184,10 @@ def _interval(node: Node, bounds: Bounds, unit: float, tiny: float) -> tuple[Ten
         low, high = middle - spread, middle + spread
     else:
         assert isinstance(operation, Sum)
-        low = sum((w * (l if w > 0 else h) for w, (l, h) in zip(operation.weights, inputs, strict=True)))  # noqa: E741
-        high = sum((w * (h if w > 0 else l) for w, (l, h) in zip(operation.weights, inputs, strict=True)))  # noqa: E741
-        size = sum((torch.maximum(l.abs(), h.abs()) for l, h in inputs))  # noqa: E741
+        ends = [(w * l, w * h) for w, (l, h) in zip(operation.weights, inputs, strict=True)]  # noqa: E741
+        low = torch.stack([torch.minimum(*pair) for pair in ends]).sum(0)
+        high = torch.stack([torch.maximum(*pair) for pair in ends]).sum(0)
+        size = torch.stack([torch.maximum(pair[0].abs(), pair[1].abs()) for pair in ends]).sum(0)
         error = _error(size, operation.terms, unit, tiny) + _own(node, len(inputs)) * size
     return low - error, high + error, error
 
@@ -222,7 +225,8 @@ def _refine(
     for part in torch.split(rows, chunk, dim=1):
         unit = torch.zeros(*part.shape, n, dtype=low.dtype, device=low.device).scatter_(2, part[..., None], 1.0)
         A = torch.cat((unit, -unit), dim=1).reshape(len(part), -1, *graph.nodes[place].shape)
-        found.append(lower_bound(graph, place, A, region, bounds, shares=shares).unflatten(1, (2, -1)))
+        least = lower_bound(graph, place, A, region, bounds, shares=shares)
+        found.append(least.reshape(B, 2, -1))
     below, above = torch.cat(found, dim=2).unbind(1)
     index = rows.expand(B, -1)
     below, above = torch.maximum(low.gather(1, index), below), torch.minimum(high.gather(1, index), -above)
@@ -256,7 +260,9 @@ def _cut(bounds: Bounds, place: int, signs: Tensor) -> None:
     """Cut intervals to the entries' known signs."""
     bounds.low[place] = torch.where(signs > 0, bounds.low[place].clamp_min(0), bounds.low[place])
     bounds.high[place] = torch.where(signs < 0, bounds.high[place].clamp_max(0), bounds.high[place])
-    # An empty interval means that no point of the region has these signs: any bound is true there.
+    # No point of the region has these signs: any bound is true there.
+    empty = (bounds.low[place] > bounds.high[place]).flatten(1).any(1)
+    bounds.empty = empty if bounds.empty is None else bounds.empty | empty
     bounds.high[place] = torch.maximum(bounds.low[place], bounds.high[place])
 
 
@@ -289,6 +295,7 @@ def _add(coefficients: dict[int, Tensor], place: int, A: Tensor) -> None:
 def _against(A: Tensor, v: Tensor, *, own: bool = False) -> Tensor:
     """Return sum_i A[b, s, i] v[b, i] as (B, S); with `own`, v is (B, 1 or S, *shape), a vector for each row."""
     if own and v.shape[1] > 1:
-        return torch.linalg.vecdot(A.flatten(2), v.flatten(2))
+        product: Tensor = torch.linalg.vecdot(A.flatten(2), v.flatten(2))
+        return product
     v = v.flatten(2).transpose(1, 2) if own else v.flatten(1)[..., None]
     return torch.matmul(A.flatten(2), v).squeeze(2)

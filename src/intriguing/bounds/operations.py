@@ -192,8 +192,8 @@ class Averaging(Affine):
 
     def transpose(self, A: Tensor) -> Tensor:
         """See `Affine`."""
-        _, back = torch.func.vjp(self.pool, A.new_zeros(len(A), *self.shape))
-        result: Tensor = back(A)[0]
+        back: Callable[[Tensor], tuple[Tensor]] = torch.func.vjp(self.pool, A.new_zeros(len(A), *self.shape))[1]
+        (result,) = back(A)
         return result
 
 

@@ -12,12 +12,13 @@ import math
 import torch
 from torch import Tensor
 
+from intriguing.bounds.ascent import Ascent
 from intriguing.bounds.crown import Share, bounds_over, lower_bound, slope_ranges
 from intriguing.bounds.graph import Graph
 from intriguing.bounds.region import ball
 from intriguing.bounds.relaxation import Activation
 
-_RATE = 0.1  # of Adam, in shares of the range of useful slopes
+_RATE = 0.1  # of the first steps, in shares of the range of useful slopes
 _ROWS = 2**18  # slopes per image up to which every row of an interval has slopes of its own
 _SOFT = 0.05  # of the margin: differences this near the worst are raised together
 
@@ -26,7 +27,7 @@ class Learner:
     """Learns the slopes of some images at once; images do not influence each other.
 
     Args:
-        graph: see `graph.trace`.
+        graph: see `tracing.trace`.
         x: (B, ...) float64 images.
         forms: (B, S, K) logit differences, see `certificates.differences`.
         norm: 2 or inf.
@@ -42,12 +43,11 @@ class Learner:
         shares = self._start(radius)
         if not shares:  # an affine net, for which nothing is relaxed
             return best, lost
-        adam = torch.optim.Adam([part for share in shares.values() for part in (share.lower, share.upper)], lr=_RATE)
+        ascent = Ascent([part for share in shares.values() for part in (share.lower, share.upper)], 0.0, 1.0)
         eps, growth = radius * 1.01, torch.full_like(radius, 0.02)
         last = len(self.graph.nodes) - 1
         for step in range(steps):
-            for group in adam.param_groups:
-                group["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * step / steps)) + _RATE / 50
+            rate = _RATE * 0.5 * (1 + math.cos(math.pi * step / steps)) + _RATE / 50
             region = ball(self.x, eps, self.norm, self.box)
             bounds = bounds_over(self.graph, region, shares=shares)
             with torch.enable_grad():
@@ -56,16 +56,8 @@ class Learner:
                 # The worst difference changes from step to step; those near it count too.
                 scale = _SOFT * (found.detach().abs().amin(1, keepdim=True) + 1e-3)
                 goal = torch.softmax(-(found.detach() - worst[:, None]) / scale, dim=1) * found
-                adam.zero_grad()
-                goal.sum().backward()
-            for share in shares.values():
-                for part in (share.lower, share.upper):
-                    part.grad = None if part.grad is None else -torch.nan_to_num(part.grad)
-            adam.step()
+            ascent.step(goal.sum(), rate)
             with torch.no_grad():
-                for share in shares.values():
-                    share.lower.clamp_(0, 1)
-                    share.upper.clamp_(0, 1)
                 proved = worst > 0
                 assert bounds.lost is not None
                 lost = torch.where(proved & (eps > best), bounds.lost.amax(1), lost)

@@ -76,7 +76,8 @@ class Region:
             r = torch.clamp(A / -multiplier[..., None], low, high)
             beyond = multiplier / 2 * (torch.linalg.vecdot(r, r) - eps * eps)
         # With lambda and the minimiser held fixed, the derivative in A is that of (1), by the envelope theorem.
-        return torch.linalg.vecdot(A.expand_as(r), r) + beyond + _dot(A, centre)
+        least: Tensor = torch.linalg.vecdot(A.expand_as(r), r) + beyond + _dot(A, centre)
+        return least
 
 
 def ball(x: Tensor, eps: Tensor, norm: float, box: tuple[float, float]) -> Region:
@@ -126,7 +127,8 @@ def _dot(A: Tensor, v: Tensor) -> Tensor:
     """Return sum_i A[b, s, i] v[b, s or 0, i] as (B, S)."""
     if v.shape[1] == 1:
         return torch.matmul(A, v.transpose(1, 2)).squeeze(2)
-    return torch.linalg.vecdot(A.expand_as(v), v)
+    product: Tensor = torch.linalg.vecdot(A.expand_as(v), v)
+    return product
 
 
 def _multiplier(A: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
@@ -137,7 +139,8 @@ def _multiplier(A: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
     for _ in range(_SEARCH):
         r = torch.clamp(A / -multiplier[..., None], low, high)
         multiplier = (multiplier * torch.linalg.vector_norm(r, dim=-1) / eps).clamp(tiny, 1e30)
-    return multiplier.double()
+    found: Tensor = multiplier.double()
+    return found
 
 
 def _gathered(A: Tensor, *pixels: Tensor) -> tuple[Tensor, ...]:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from intriguing import __version__
+from intriguing import __version__, documents
 from intriguing.errors import StoreError
 from intriguing.gate.judge import Outcome, State
-from intriguing.run import results
 from intriguing.store.files import write_atomic
 
 SCHEMA = 1
@@ -58,7 +57,7 @@ def junit(outcome: Outcome) -> str:
 
 def document(outcome: Outcome) -> dict[str, Any]:
     """Return the outcome as a document for JSON: its state, its exit code and every check with its numbers."""
-    return results.strict(
+    return documents.strict(
         {
             "schema": SCHEMA,
             "kind": "gate",

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from intriguing import documents, rng
+from intriguing import documents
 from intriguing.errors import InputError, StoreError, UnknownNameError
-from intriguing.experiments import audit_compare
-from intriguing.experiments.audit_figures import WORST
 from intriguing.report import audit_numbers
+
+if TYPE_CHECKING:
+    from intriguing.experiments.audit_compare import Difference
 
 ROWS = "rows.parquet"
 # Longer operators first: ">=" begins with ">".
@@ -244,6 +245,9 @@ def _doubted(check: Check) -> Check:
 
 
 def _compared(run: Path, document: Mapping[str, Any], baseline: Path, seed: int) -> list[Check]:
+    from intriguing import rng  # these take seconds to import, and only a baseline needs them
+    from intriguing.experiments import audit_compare
+
     before = documents.load_audit(baseline)
     doubts = documents.doubts(before)
     if doubts:
@@ -267,7 +271,7 @@ def _compared(run: Path, document: Mapping[str, Any], baseline: Path, seed: int)
     return [_drop(name, found.figures[name]) for name in guarded if name in found.figures]
 
 
-def _drop(name: str, found: audit_compare.Difference) -> Check:
+def _drop(name: str, found: Difference) -> Check:
     fell = found.high < 0
     said = (
         f"{name} went from {_text(found.value_a)} to {_text(found.value_b)}, difference {_text(found.difference)}, "
@@ -288,9 +292,11 @@ def _worst(folder: Path, document: Mapping[str, Any]) -> dict[str, list[Any]]:
     import pyarrow
     import pyarrow.parquet
 
+    from intriguing.experiments import audit_compare
+
     path = folder / ROWS
     try:
-        rows = pyarrow.parquet.read_table(path, filters=[("attack", "==", WORST)]).to_pydict()
+        rows = pyarrow.parquet.read_table(path, filters=[("attack", "==", audit_compare.WORST)]).to_pydict()
     except FileNotFoundError as error:
         raise StoreError(f"{path} is not there; run `intriguing audit --out {folder}` to the end") from error
     except (OSError, pyarrow.ArrowException) as error:

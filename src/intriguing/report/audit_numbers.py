@@ -77,7 +77,7 @@ def view(name: str, figure: Mapping[str, Any]) -> NumberView:
         name=fmt.clean(name),
         title=title(name),
         value=fmt.number(value, unit, places),
-        interval="" if low == high else fmt.interval(low, high, unit, places),
+        interval=_interval(low, high, unit, places),
         size=f"n {fmt.count(figure['n'])}" if (fmt.finite(figure.get("n")) or 0) > 1 else "",
         unit="" if unit in ("percent", "ratio", "seconds") else stated,
         meaning=fmt.prose(figure.get("meaning") or ""),
@@ -148,7 +148,16 @@ def _control(given: object, unit: fmt.Unit, places: int | None) -> str:
     """Return a control's name and value, as the figure it stands beside is written; nothing if there is none."""
     if not isinstance(given, Mapping):
         return ""
-    return f"{fmt.clean(given.get('label', 'control'))} {fmt.number(documents.number(given, 'value'), unit, places)}"
+    label, value = fmt.clean(given.get("label", "control")), documents.number(given, "value")
+    if unit != "percent" and (label.startswith("answers") or fmt.speaks_of_shares(label)):
+        unit, places = "percent", 1
+    return f"{label} {fmt.number(value, unit, places)}"
+
+
+def _interval(low: float | None, high: float | None, unit: fmt.Unit, places: int | None) -> str:
+    """Return an interval; nothing where both ends are written alike."""
+    text = fmt.interval(low, high, unit, places)
+    return "" if fmt.number(low, unit, places) == fmt.number(high, unit, places) else text
 
 
 def _bound(name: str, figure: Mapping[str, Any]) -> str:

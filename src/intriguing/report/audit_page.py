@@ -105,7 +105,8 @@ def _section(ident: str, name: str, title: str, sentence: str, **more: Any) -> d
 
 
 def _curves(document: Mapping[str, Any], album: images.Album) -> dict[str, Any] | None:
-    drawn = pictures.curves(document.get("curves") or ())
+    attacks = _part(_part(document, "run"), "settings").get("attacks") or ()
+    drawn = pictures.curves(document.get("curves") or (), attacks)
     twins = [table for _, group in drawn for table in group]
     if not drawn:
         return None

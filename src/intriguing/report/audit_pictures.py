@@ -24,12 +24,17 @@ def norm_name(norm: object) -> str:
     return _NORMS.get(str(norm), f"L{fmt.clean(norm)}")
 
 
-def curves(given: Sequence[Mapping[str, Any]]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+def curves(
+    given: Sequence[Mapping[str, Any]], attacks: Sequence[str] = ()
+) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Return per norm a picture of robust accuracy against distance, and the same numbers as tables.
 
     Args:
         given: the document's ``curves``.
+        attacks: the names of all attacks; where there is one alone, the worst of all is called by it.
     """
+    if len(attacks) == 1:
+        given = [{**c, "attack": attacks[0]} if c.get("attack") == _ALL else c for c in given]
     norms = list(dict.fromkeys(str(c.get("norm")) for c in given))
     return [_curves_in(norm, [c for c in given if str(c.get("norm")) == norm]) for norm in norms]
 
@@ -151,11 +156,15 @@ def spread(distances: Mapping[str, Sequence[float]], median: float | None) -> di
         distances: attack -> L2 distance of every image that was attacked, infinite where nothing was found.
         median: the median of the worst of all attacks, which is marked.
     """
+    if len(distances) == 2 and _ALL in distances:
+        # Of one attack the worst of all is the same again.
+        distances = {name: distances[_ALL] for name in distances if name != _ALL}
+    marked = _ALL if _ALL in distances else next(iter(distances), "")
     series = [
         {
             "label": fmt.clean(name),
             "values": list(values),
-            "measured": median if name == _ALL else None,
+            "measured": median if name == marked else None,
             "mark": "median",
         }
         for name, values in sorted(distances.items(), key=lambda pair: pair[0] != _ALL)

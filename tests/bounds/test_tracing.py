@@ -6,10 +6,10 @@ from soundness import Block, drawn, seeded, small_nets
 from torch import nn
 
 from intriguing.bounds.crown import bounds_over
-from intriguing.bounds.graph import trace
 from intriguing.bounds.network import Residual
 from intriguing.bounds.operations import Affine
 from intriguing.bounds.region import ball
+from intriguing.bounds.tracing import trace
 from intriguing.errors import InputError, ModelError
 from intriguing.nets.convolutional import convnet
 from intriguing.nets.load import Model
@@ -43,8 +43,8 @@ NETS = {
                 nn.Sequential(
                     nn.Conv2d(2, 4, (4, 3), stride=(3, 2), padding=(2, 0), dilation=(1, 2), groups=2, bias=False),
                     Residual(nn.Identity(), nn.Conv2d(4, 4, 3, padding="same"), nn.Sequential()),
-                    nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, ceil_mode=True), nn.AdaptiveAvgPool2d(2),
-                    nn.Dropout(0.5), nn.Flatten(),
+                    nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, ceil_mode=True),
+                    nn.AdaptiveAvgPool2d(2), nn.Dropout(0.5), nn.Flatten(),
                     nn.Linear(16, 8), nn.BatchNorm1d(8, affine=False), nn.Identity(),
                     nn.Linear(8, 3),
                 )
@@ -128,6 +128,37 @@ def test_an_operation_without_a_rule_is_named_by_its_path():
 def test_what_cannot_be_certified_is_said(net, message):
     with pytest.raises(ModelError, match=message):
         trace(Model(net), (1, 2, 2), CPU)
+
+
+class Wrapped(nn.Module):
+    """A function of images as a module."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda h: nn.functional.dropout(h), "dropout that stays active"),
+        (lambda h: h + torch.ones(3, 4), "widens"),
+        (lambda h: h * torch.ones(2, 4), "widens"),
+        (lambda h: h * h, "both depend"),
+        (lambda h: 1 / h, "both depend"),
+        (lambda h: h.sum(1), "sum over entries"),
+        (lambda h: h.mean(1), "mean over"),
+        (lambda h: h.view(-1), "batch axis"),
+        (lambda h: h.dtype, "reading .dtype"),
+        (lambda h: torch.add(h, h, alpha=2), "alpha"),
+    ],
+)
+def test_what_an_operation_cannot_mean_is_said(function, message):
+    with pytest.raises(ModelError, match=message):
+        trace(Model(Wrapped(function)), (1, 2, 2), CPU)
 
 
 def test_a_forward_with_branches_on_values_is_refused():

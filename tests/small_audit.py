@@ -1,4 +1,4 @@
-"""A small audit for tests to run, stop and damage: ``python audited.py OUT WORKERS`` prints each step."""
+"""A small audit for tests to run, stop and damage: ``python small_audit.py OUT WORKERS`` prints each step."""
 
 from __future__ import annotations
 
