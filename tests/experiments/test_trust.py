@@ -31,7 +31,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def signs(model: Model | nn.Module, **options: object) -> dict[str, Check]:
     """Return the panel by name, on few images and with a short control, for speed."""
     dtype = Model(model).dtype if isinstance(model, nn.Module) else model.dtype
-    settings = {"limit": 8, "queries": 50, **options}
+    settings = {"limit": 8, "queries": 50, "budget": 200, **options}
     found = panel(model, IMAGES[SHOWN].to(dtype), LABELS[SHOWN], generator=seeded(), **settings)
     assert [check.name for check in found] == NAMES
     return {check.name: check for check in found}

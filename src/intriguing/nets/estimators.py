@@ -96,7 +96,9 @@ def _perceptron(estimator: Any, name: str) -> nn.Sequential:
 def _compare(net: nn.Sequential, estimator: Any, name: str) -> None:
     """Hold the net to the estimator's own answers on a few points: its kind alone does not promise them."""
     draw = np.random.default_rng(0)
-    points = draw.normal(size=(16, net[1].in_features))
+    first = net[1]
+    assert isinstance(first, nn.Linear)
+    points = draw.normal(size=(16, first.in_features))
     with torch.no_grad():
         scores = net(torch.from_numpy(points)).numpy()
     answers = estimator.predict(points)
@@ -111,8 +113,8 @@ def _compare(net: nn.Sequential, estimator: Any, name: str) -> None:
 
 
 def _layer(weight: NDArray[np.float64], bias: NDArray[np.float64]) -> nn.Linear:
-    # Without the usual random start, which would draw from the global random state.
-    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], dtype=torch.float64)
+    # Made without the usual random start, which would draw from the global random state.
+    layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64, device="meta").to_empty(device="cpu")
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(weight))
         layer.bias.copy_(torch.tensor(bias))
