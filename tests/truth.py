@@ -563,6 +563,55 @@ def nearest_linear(
     return Nearest(r, distance, math.sqrt(max(-2 * value, 0.0)), float(max(-slack.min(), 0.0)))
 
 
+def nearest_linear_in(
+    norm: float,
+    x: np.ndarray,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    target: int,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> float:
+    """Return the least L1 or Linf size of r with class `target` first, or tied, at x + r in the box; inf for none.
+
+    A linear program (HiGHS). L1: r = p - q with p, q >= 0, the sum of both is least. Linf: a bound s on every |r_i|.
+    """
+    n, others = len(x), [j for j in range(len(weights)) if j != target]
+    A = weights[target] - weights[others]
+    h = -(A @ x + bias[target] - bias[others])
+    lo, hi = box[0] - x, box[1] - x
+    if norm == 1:
+        cost, limit, left = np.ones(2 * n), -h, np.hstack([-A, A])
+        bounds = [(0.0, room) for room in [*np.maximum(hi, 0), *np.maximum(-lo, 0)]]
+    else:
+        identity, column = np.eye(n), np.ones((n, 1))
+        cost = np.append(np.zeros(n), 1.0)
+        left = np.vstack([np.hstack([-A, np.zeros((len(A), 1))]), np.hstack([identity, -column])])
+        left = np.vstack([left, np.hstack([-identity, -column])])
+        limit = np.concatenate([-h, np.zeros(2 * n)])
+        bounds = [*zip(lo, hi, strict=True), (0.0, None)]
+    found = scipy.optimize.linprog(cost, A_ub=left, b_ub=limit, bounds=bounds, method="highs")
+    return float(found.fun) if found.status == 0 else math.inf
+
+
+def nearest_wrong(
+    norm: float, x: np.ndarray, weights: np.ndarray, bias: np.ndarray, label: int, box: tuple[float, float] = (0.0, 1.0)
+) -> float:
+    """Return the least size of a change in the box that lets any class tie with `label`, in L1, L2 or Linf.
+
+    The region where class j beats the label is a half-space, whatever the other classes do.
+    """
+    least = math.inf
+    for j in range(len(weights)):
+        if j != label:
+            pair = [label, j]
+            if norm == 2:
+                distance = nearest_linear(x, weights[pair], bias[pair], 1, box).distance
+            else:
+                distance = nearest_linear_in(norm, x, weights[pair], bias[pair], 1, box)
+            least = min(least, distance)
+    return least
+
+
 def _reachable(A: np.ndarray, h: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> bool:
     """Whether some r in the box satisfies A r >= h, by linear programming (HiGHS)."""
     bounds = np.stack([lo, hi], axis=1)
