@@ -51,7 +51,7 @@ def drawn(net: nn.Module, seed: int = 0, scale: float = 1.0) -> nn.Module:
     return net.eval()
 
 
-def small_nets() -> dict[str, Model]:
+def small_nets(seed: int = 0) -> dict[str, Model]:
     """Return untrained nets of every kind of layer for images (1, 8, 8)."""
     dense = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 10))
     sigmoid = nn.Sequential(
@@ -63,11 +63,11 @@ def small_nets() -> dict[str, Model]:
     )  # fmt: skip
     binary = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU(), nn.Linear(10, 1))
     return {
-        "dense": Model(drawn(dense, 1, 2.0)),
-        "sigmoid": Model(drawn(sigmoid, 2, 3.0)),
-        "pooled": Model(drawn(pooled, 3, 2.0), mean=0.3, std=0.5),
-        "residual": Model(drawn(Block(), 4, 2.0)),
-        "binary": Model(drawn(binary, 5, 2.0)),
+        "dense": Model(drawn(dense, seed + 1, 2.0)),
+        "sigmoid": Model(drawn(sigmoid, seed + 2, 3.0)),
+        "pooled": Model(drawn(pooled, seed + 3, 2.0), mean=0.3, std=0.5),
+        "residual": Model(drawn(Block(), seed + 4, 2.0)),
+        "binary": Model(drawn(binary, seed + 5, 2.0)),
     }
 
 

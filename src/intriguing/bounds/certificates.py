@@ -245,8 +245,9 @@ def largest_radius(
 ) -> Tensor:
     """Return for each row the largest radius found whose margin is positive, within a relative tolerance.
 
-    False position with halving (Illinois, Dowell and Jarratt 1971) between the largest radius with a positive margin
-    and the smallest without. A margin need not fall evenly: what is returned has been shown positive itself.
+    Between the largest radius with a positive margin and the smallest without, the root of the parabola through both
+    and the margin at radius 0, and the middle where two steps have moved the same end. A margin need not fall evenly:
+    what is returned has been shown positive itself.
 
     Args:
         margin: (radii (R,), rows (R,)) -> (R,); -inf where nothing could be computed.
@@ -257,7 +258,7 @@ def largest_radius(
     """
     low, high = torch.zeros_like(start), torch.full_like(start, math.inf)
     f_low, f_high = start.clone(), torch.full_like(start, -math.inf)
-    side = torch.zeros_like(start)
+    side = torch.zeros_like(start)  # steps in a row that moved the low end, negative for the high end
     trial = torch.minimum(guess, cap)
     done = start <= 0
     for _ in range(_EVALUATIONS):
@@ -268,34 +269,43 @@ def largest_radius(
         f = margin(eps, rows)
         good = f > 0
         up, down = rows[good], rows[~good]
-        full = up[eps[good] >= cap[up]]
-        low[full], done[full] = math.inf, True
-        again = up[(side[up] > 0)]
-        f_high[again] /= 2
-        low[up], f_low[up], side[up] = torch.maximum(low[up], eps[good]), f[good], 1.0
-        low[full] = math.inf
-        again = down[side[down] < 0]
-        f_low[again] /= 2
-        high[down], f_high[down], side[down] = eps[~good], f[~good], -1.0
+        low[up], f_low[up], side[up] = eps[good], f[good], side[up].clamp_min(0) + 1
+        high[down], f_high[down], side[down] = eps[~good], f[~good], side[down].clamp_max(0) - 1
+        everything = up[eps[good] >= cap[up]]
+        low[everything], done[everything] = math.inf, True
         done |= high - low <= tolerance * low
-        trial = _next(low, high, f_low, f_high, start, cap, tolerance)
+        trial = _next(low, high, f_low, f_high, start, side, cap, tolerance)
     return low
 
 
 def _next(
-    low: Tensor, high: Tensor, f_low: Tensor, f_high: Tensor, f_first: Tensor, cap: Tensor, tolerance: float
+    low: Tensor,
+    high: Tensor,
+    f_low: Tensor,
+    f_high: Tensor,
+    first: Tensor,
+    side: Tensor,
+    cap: Tensor,
+    tolerance: float,
 ) -> Tensor:
     """Return the next radius to try."""
-    finite = torch.isfinite(f_high)
-    share = torch.where(finite, f_low / (f_low - f_high), 0.5)
-    # Aimed a little below the root: the answer must be positive. Once there, the step that would end the search.
-    root = low + share.clamp(0.02, 0.98) * (high - low)
-    inside = root - 0.4 * tolerance * low
+    # f = first + e (p + q e) through both ends; its root without cancellation.
+    rise_low, rise_high = (f_low - first) / low, (f_high - first) / high
+    q = (rise_high - rise_low) / (high - low)
+    p = rise_low - q * low
+    root = 2 * first / (-p + (p * p - 4 * q * first).clamp_min(0).sqrt())
+    straight = low + (high - low) * f_low / (f_low - f_high)
+    root = torch.where((low > 0) & (root > low) & (root < high), root, straight)
+    usable = torch.isfinite(f_high) & torch.isfinite(root) & (side.abs() <= 2)
+    root = torch.where(usable, root, (low + high) / 2)
+    root = torch.minimum(torch.maximum(root, low + 0.02 * (high - low)), high - 0.02 * (high - low))
+    # Aimed a little below the root, as the answer must be positive; once there, at the step that ends the search.
     ending = low * (1 + 0.9 * tolerance)
-    inside = torch.where(inside <= low * (1 + 0.1 * tolerance), ending, inside)
-    inside = torch.where((low > 0) & (ending < high), torch.minimum(inside, high), root)
+    aimed = root * (1 - 0.4 * tolerance)
+    inside = torch.where((low > 0) & (aimed <= low * (1 + 0.1 * tolerance)) & (ending < high), ending, root)
+    inside = torch.where(aimed > low * (1 + 0.1 * tolerance), torch.where(low > 0, aimed, root), inside)
     # No failure yet: where the line through the first two margins meets 0, which overshoots if margins are concave.
-    beyond = torch.where(f_low < f_first, low * f_first / (f_first - f_low), 4 * low) * (1 - 0.3 * tolerance)
+    beyond = torch.where(f_low < first, low * first / (first - f_low), 4 * low) * (1 - 0.3 * tolerance)
     grown = torch.minimum(torch.minimum(torch.maximum(beyond, ending), 4 * low), cap)
     return torch.where(torch.isfinite(high), inside, grown)
 

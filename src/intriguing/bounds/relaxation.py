@@ -128,16 +128,17 @@ class Logistic(Activation):
         chord = torch.where(
             width > 1e-6, (self(high) - self(low)) / torch.where(width > 1e-6, width, torch.ones_like(width)), middle
         )
-        return Slopes(self._upper(-high, -low, middle, chord), self._upper(low, high, middle, chord))
+        return Slopes(self._upper(-high, -low, chord), self._upper(low, high, chord))
 
-    def _upper(self, low: Tensor, high: Tensor, middle: Tensor, chord: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _upper(self, low: Tensor, high: Tensor, chord: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return slopes of lines above: tangents where f is concave, beyond the one that passes through low."""
         touch = self._tangent_from(low)
         # Nothing but the chord where that tangent would touch behind the interval, as on convex parts.
         straight = touch >= high
         least = torch.where(straight, chord, self.derivative(high))
         largest = torch.where(straight, chord, self.derivative(touch))
-        default = torch.where(low >= 0, middle, largest)
+        # At the middle, or where the tangent through low touches if that is farther: no jump where low passes 0.
+        default = self.derivative(torch.maximum(touch, (low + high) / 2))
         return least, largest, torch.where(straight, chord, default)
 
     def _tangent_from(self, low: Tensor) -> Tensor:
