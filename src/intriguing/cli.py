@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +14,9 @@ from rich.table import Table
 
 from intriguing import __version__
 from intriguing.errors import IntriguingError, UnknownNameError
+
+if TYPE_CHECKING:
+    from intriguing.report.audit_numbers import NumberView
 
 app = typer.Typer(
     name="intriguing",
@@ -26,6 +30,7 @@ _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 _out = Console(soft_wrap=True, highlight=False)
 
 _USAGE = 2
+_STATES = {"passed": "green", "failed": "red", "untrustworthy": "red", "not judged": "yellow"}
 _UNTRUSTWORTHY = 3  # nothing measured on this model can be believed
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -354,6 +359,43 @@ def attack(
         _out.print(f"saved    {escape(str(path))}")
 
 
+@app.command()
+def gate(
+    run: Annotated[Path, typer.Argument(help="The folder of an audit, as --out named it.")],
+    require: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME OP NUMBER", help="A condition, for example 'median_l2 >= 0.40'; repeatable."),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(help="An earlier audit of the same images: a significant drop fails.", show_default=False),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML into this file.", show_default=False)] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write JSON into this file.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap against the baseline.")] = 0,
+    list_figures: Annotated[bool, typer.Option("--list", help="List the figures that a condition may name.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Judge an audit: exit code 0 passed, 1 failed, 2 usage error, 3 untrustworthy."""
+    from intriguing import gate as gates
+
+    if list_figures:
+        _figures(gates.figures(run))
+        for reason in gates.gate(run).reasons:
+            _errors.print(f"[bold red]untrustworthy:[/] {escape(reason)}")
+        return
+    outcome = gates.gate(run, require=require or (), baseline=baseline, seed=seed)
+    gates.write(outcome, junit_file=junit, json_file=json_file)
+    for check in outcome.checks:
+        _out.print(
+            f"{check.state.value:<13}  {escape(check.name)}: {escape(check.sentence)}", style=_STATES[check.state]
+        )
+    _out.print(f"{outcome.state.value.upper()}  {escape(str(run))}", style=f"bold {_STATES[outcome.state]}")
+    raise typer.Exit(outcome.code)
+
+
 def main() -> None:
     """Run the command line; every foreseen error is one sentence and exit code 2."""
     debug = "--debug" in sys.argv
@@ -421,6 +463,16 @@ def _summary(outcome: object) -> None:
     _out.print(", ".join(f"{count} {name}" for name, count in counts.items()) + " (of the printed values)")
     _out.print(f"report   {escape(str(outcome.report))}")
     _out.print(f"results  {escape(str(outcome.results))}")
+
+
+def _figures(views: Sequence[NumberView]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("name", "value", "95% interval", "n", "meaning"):
+        table.add_column(name, no_wrap=name != "meaning", justify="right" if name == "value" else "left")
+    for view in views:
+        meaning = f"{view.meaning} ({view.unit})" if view.unit else view.meaning
+        table.add_row(*map(escape, (view.name, view.value, view.interval, view.size.removeprefix("n "), meaning)))
+    Console(highlight=False).print(table)
 
 
 def _checks(diagnosis: object) -> None:

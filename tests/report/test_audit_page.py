@@ -221,12 +221,12 @@ def test_the_curve_has_a_table_with_the_same_numbers(good):
 
 
 def test_on_a_logarithmic_axis_radius_zero_stays_in_the_table_alone():
-    [(picture, table)] = audit_pictures.curves(
-        [{"attack": "a", "norm": "2", "radii": [0.0, 0.01, 1.0], "robust_accuracy": [1.0, 0.9, 0.1], "n": 9}]
-    )
+    radii = [0.0, 0.01, 0.1, 1.0]
+    curve = {"attack": "a", "norm": "2", "radii": radii, "robust_accuracy": [1.0, 0.9, 0.5, 0.1], "n": 9}
+    [(picture, [table])] = audit_pictures.curves([curve])
     assert picture["log_x"]
-    assert [p["x"] for p in picture["series"][0]["points"]] == [0.01, 1.0]
-    assert [row[0] for row in table["rows"]] == ["0", "0.01", "1"]
+    assert [p["x"] for p in picture["series"][0]["points"]] == [0.01, 0.1, 1.0]
+    assert [row[0] for row in table["rows"]] == ["0", "0.01", "0.1", "1"]
 
 
 def test_many_classes_are_listed_and_not_drawn_as_a_matrix():
@@ -249,6 +249,22 @@ def test_transfer_stands_beside_noise_of_equal_norm(good):
     assert "noise of the same size on the same images" in table
 
 
+def test_why_layers_are_not_bounded_is_said():
+    document, records = _bare()
+    document["layers_note"] = "The layers are not bounded: head.norm is no operation with a bound."
+    html = audit_page.build(document, records)
+    assert "head.norm is no operation with a bound." in html
+    assert "layers" in Outline(html).ids
+
+
+def test_with_several_models_the_page_says_whose_numbers_it_shows():
+    document, records = _bare()
+    document["run"]["models"].append({"name": "wider"})
+    text = _text(audit_page.build(document, records))
+    assert "digits_net and wider" in text
+    assert "the numbers are those of digits_net, whose examples are fed to all" in text
+
+
 def test_an_audit_of_one_model_has_no_transfer_and_one_without_layers_no_bounds():
     document, records = _bare()
     ids = Outline(audit_page.build(document, records)).ids
@@ -263,10 +279,21 @@ def test_an_empty_document_is_still_a_page_that_nobody_should_trust(document):
     assert "<title>Untrustworthy" in html
 
 
-def test_nothing_is_changed_and_the_same_audit_gives_the_same_bytes(good):
-    document, records, distances = sample_audit.sample()
+def test_evenly_spaced_radii_stand_on_an_even_axis_and_curves_at_other_radii_have_tables_of_their_own():
+    def curve(attack, end):
+        radii = [end * i / 40 for i in range(41)]
+        return {"attack": attack, "norm": "2", "radii": radii, "robust_accuracy": [0.5] * 41, "n": 9}
+
+    [(picture, tables)] = audit_pictures.curves([curve("a", 1.0), curve("b", 1.0), curve("c", 2.0)])
+    assert not picture["log_x"]
+    assert [table["columns"][1:] for table in tables] == [["a", "b"], ["c"]]
+    assert [len(table["rows"]) for table in tables] == [41, 41]
+
+
+def test_nothing_is_changed_and_the_same_audit_gives_the_same_bytes():
+    document, records = _bare()
     before = copy.deepcopy(document)
-    assert audit_page.build(document, records, distances=distances) == good
+    assert audit_page.build(document, records) == audit_page.build(document, records)
     assert document == before
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from intriguing import documents
 from intriguing.attacks.base import Attack
 from intriguing.auditing import rows as rows_file
 from intriguing.auditing import workers as processes
@@ -388,7 +389,7 @@ def _parts(
 
 
 def _write(folder: Path, run: Mapping[str, Any], record: Record, distances: Mapping[str, Sequence[float]]) -> Outcome:
-    document = results_document.strict({"schema": SCHEMA, "kind": "audit", "run": dict(run), **record.values})
+    document = documents.strict({"schema": SCHEMA, "kind": "audit", "run": dict(run), **record.values})
     results_path, report_path = folder / "results.json", folder / "report.html"
     results_document.write(results_path, document)
     page.write(report_path, audit_page.build(document, {"audit": record}, distances=distances))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from intriguing import strict
+from intriguing import documents
 from intriguing.records import Record
 from intriguing.report import format as fmt
 from intriguing.report import images
@@ -82,8 +82,8 @@ def _specimen(
         "before": _answers(entry.get("top_before")),
         "after": _answers(entry.get("top_after")),
         "facts": [
-            ("L2", _length(strict.number(entry, "distance"))),
-            ("Linf", _length(strict.number(entry, "distance_linf"))),
+            ("L2", _length(documents.number(entry, "distance"))),
+            ("Linf", _length(documents.number(entry, "distance_linf"))),
             ("queries", fmt.count(entry.get("queries"))),
             ("8 bits", {True: "survives", False: "dies"}.get(survives, fmt.MISSING)),
         ],
@@ -100,7 +100,7 @@ def _answers(given: object) -> list[tuple[str, str, str]]:
     found = []
     for pair in given if isinstance(given, list | tuple) else ():
         if isinstance(pair, list | tuple) and len(pair) == 2:
-            p = fmt.finite(strict.value(pair[1]))
+            p = fmt.finite(documents.value(pair[1]))
             found.append(
                 (fmt.clean(pair[0]), fmt.number(p, "percent", 1), f"{100 * min(1.0, max(0.0, p or 0.0)):.1f}%")
             )

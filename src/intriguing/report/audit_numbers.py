@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from intriguing import strict
+from intriguing import documents
 from intriguing.report import format as fmt
 
 # What a reader calls a figure; others are called by their name.
@@ -68,26 +68,20 @@ def view(name: str, figure: Mapping[str, Any]) -> NumberView:
         >>> view("found", {"value": 0.998, "n": 500, "low": 0.988, "high": 1.0, "unit": "share"}).value
         '99.8%'
     """
-    value, low, high = (strict.number(figure, end) for end in ("value", "low", "high"))
+    value, low, high = (documents.number(figure, end) for end in ("value", "low", "high"))
     unit = unit_of(name, figure)
     spread = (high - low) / 2 if fmt.finite(low) is not None and fmt.finite(high) is not None else None  # type: ignore[operator]
     places = fmt.decimals(unit, figure.get("n"), [value], spread=spread or None)
-    control = figure.get("control")
-    beside = ""
-    if isinstance(control, Mapping):
-        beside = (
-            f"{fmt.clean(control.get('label', 'control'))} {fmt.number(strict.number(control, 'value'), unit, places)}"
-        )
     stated = fmt.clean(figure.get("unit") or "")
     return NumberView(
         name=fmt.clean(name),
         title=title(name),
         value=fmt.number(value, unit, places),
-        interval="" if low == high else fmt.interval(low, high, unit, places),
+        interval=_interval(low, high, unit, places),
         size=f"n {fmt.count(figure['n'])}" if (fmt.finite(figure.get("n")) or 0) > 1 else "",
         unit="" if unit in ("percent", "ratio", "seconds") else stated,
         meaning=fmt.prose(figure.get("meaning") or ""),
-        control=beside,
+        control=_control(figure.get("control"), unit, places),
         bound=_bound(name, figure),
     )
 
@@ -120,7 +114,7 @@ def unit_of(name: str, figure: Mapping[str, Any]) -> fmt.Unit:
         return "seconds"
     if stated in ("ratio", "times"):
         return "ratio"
-    return "number" if stated else fmt.unit_of(name.replace("_", " "), [strict.number(figure, "value")], exact=True)
+    return "number" if stated else fmt.unit_of(name.replace("_", " "), [documents.number(figure, "value")], exact=True)
 
 
 def duration(seconds: object) -> str:
@@ -148,6 +142,22 @@ def listed(words: Sequence[str]) -> str:
         'a, b and c'
     """
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _control(given: object, unit: fmt.Unit, places: int | None) -> str:
+    """Return a control's name and value, as the figure it stands beside is written; nothing if there is none."""
+    if not isinstance(given, Mapping):
+        return ""
+    label, value = fmt.clean(given.get("label", "control")), documents.number(given, "value")
+    if unit != "percent" and (label.startswith("answers") or fmt.speaks_of_shares(label)):
+        unit, places = "percent", 1
+    return f"{label} {fmt.number(value, unit, places)}"
+
+
+def _interval(low: float | None, high: float | None, unit: fmt.Unit, places: int | None) -> str:
+    """Return an interval; nothing where both ends are written alike."""
+    text = fmt.interval(low, high, unit, places)
+    return "" if fmt.number(low, unit, places) == fmt.number(high, unit, places) else text
 
 
 def _bound(name: str, figure: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from intriguing import strict
+from intriguing import documents
 from intriguing.records import Record
 from intriguing.report import audit_gallery, audit_numbers, embed, figures, images, sheet, tables
 from intriguing.report import audit_pictures as pictures
@@ -18,7 +18,6 @@ from intriguing.report import format as fmt
 _MEGABYTE = 1_000_000
 # State of a check -> style class, which also names its mark; the worst first.
 _STATES = {"red": "alarm", "amber": "direction", "did not run": "none", "green": "agrees"}
-_TRUSTWORTHY = "trustworthy"
 
 
 def build(
@@ -46,7 +45,7 @@ def build(
     models = [model for model in run.get("models") or () if isinstance(model, Mapping)]
     numbers = _part(document, "figures")
     checks = _checks(document.get("trust") or ())
-    trusted = _part(document, "verdict").get("state") == _TRUSTWORTHY and not any(c["style"] == "alarm" for c in checks)
+    doubts = documents.doubts(document)
     shown = audit_gallery.rows(records, len(document.get("fragile") or ()), _box(models))
     album = images.Album(image_budget, shown)
     sections = [
@@ -62,8 +61,8 @@ def build(
         "audit.html.j2",
         title=audit_numbers.listed([fmt.clean(m.get("name", "")) for m in models]) or "A model",
         about=_about(run),
-        trusted=trusted,
-        reasons=[fmt.prose(r) for r in _part(document, "verdict").get("reasons") or ()],
+        trusted=not doubts,
+        reasons=[fmt.prose(reason) for reason in doubts],
         strip=audit_numbers.opening(numbers),
         facts=_facts(run, models),
         checks=checks,
@@ -106,7 +105,9 @@ def _section(ident: str, name: str, title: str, sentence: str, **more: Any) -> d
 
 
 def _curves(document: Mapping[str, Any], album: images.Album) -> dict[str, Any] | None:
-    drawn = pictures.curves(document.get("curves") or ())
+    attacks = _part(_part(document, "run"), "settings").get("attacks") or ()
+    drawn = pictures.curves(document.get("curves") or (), attacks)
+    twins = [table for _, group in drawn for table in group]
     if not drawn:
         return None
     return _section(
@@ -116,7 +117,7 @@ def _curves(document: Mapping[str, Any], album: images.Album) -> dict[str, Any] 
         "An image counts as robust at a distance if it is answered rightly and no attack found a mistake within it. "
         "Of several attacks the worst counts, image by image, and never their average.",
         figures=[figures.drawn(p, f"curve-{i + 1}", {}, album) for i, (p, _) in enumerate(drawn)],
-        grids=[tables.grid(table, f"curve-table-{i + 1}") for i, (_, table) in enumerate(drawn)],
+        grids=[tables.grid(table, f"curve-table-{i + 1}") for i, table in enumerate(twins)],
     )
 
 
@@ -126,7 +127,7 @@ def _distances(
     distances: Mapping[str, Sequence[float]],
     album: images.Album,
 ) -> dict[str, Any] | None:
-    median = strict.number(_part(numbers, "median_l2"), "value")
+    median = documents.number(_part(numbers, "median_l2"), "value")
     views, grids = [], []
     if document.get("classes"):
         picture, table = pictures.classes(document["classes"])
@@ -181,8 +182,10 @@ def _transfer(document: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _layers(document: Mapping[str, Any], numbers: Mapping[str, Any], album: images.Album) -> dict[str, Any] | None:
     given = [entry for entry in document.get("layers") or () if isinstance(entry, Mapping)]
+    title = "Where a small change can grow"
+    note = fmt.prose(document.get("layers_note") or "")
     if not given:
-        return None
+        return _section("layers", "Instability", title, note, bound=False) if note else None
     picture, table = pictures.layers(given)
     product = (
         audit_numbers.view("lipschitz_product", numbers["lipschitz_product"])
@@ -199,7 +202,6 @@ def _layers(document: Mapping[str, Any], numbers: Mapping[str, Any], album: imag
         )
     views = [figures.drawn(picture, "layers-bounds", {}, album)]
     grids = [tables.grid(table, "layers-table")]
-    title = "Where a small change can grow"
     return _section("layers", "Instability", title, sentence, figures=views, grids=grids, bound=False)
 
 
@@ -221,7 +223,7 @@ def _checks(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "name": fmt.clean(check.get("name", "")),
                 "state": state if state in _STATES else "did not run",
                 "style": _STATES.get(state, "none"),
-                "value": fmt.number(strict.number(check, "value")),
+                "value": fmt.number(documents.number(check, "value")),
                 "size": f"n {fmt.count(check['n'])}" if fmt.finite(check.get("n")) else "",
                 "sentence": fmt.prose(check.get("sentence", "")),
             }
@@ -252,7 +254,7 @@ def _assurance(checks: Sequence[Mapping[str, Any]]) -> str:
 def _box(models: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     """Return the range of pixels of the first model; black to white if it states none."""
     for model in models[:1]:
-        low, high = (*strict.numbers(model, "box"), None, None)[:2]
+        low, high = (*documents.numbers(model, "box"), None, None)[:2]
         if low is not None and high is not None and high > low:
             return low, high
     return 0.0, 1.0
@@ -263,6 +265,7 @@ def _about(run: Mapping[str, Any]) -> str:
     data, settings = _part(run, "data"), _part(run, "settings")
     attacks = settings.get("attacks")
     words = []
+    models = [m.get("name", "") for m in run.get("models") or () if isinstance(m, Mapping)]
     if data:
         split = f", {fmt.clean(data['split'])}" if data.get("split") else ""
         words.append(f"{fmt.count(data.get('n'))} images of “{fmt.clean(data.get('name', ''))}”{split}")
@@ -270,6 +273,8 @@ def _about(run: Mapping[str, Any]) -> str:
         words.append(f"attacked by {audit_numbers.listed([fmt.clean(a) for a in attacks])}")
     if fmt.finite(settings.get("budget")) is not None:
         words.append(f"at most {fmt.count(settings['budget'])} forward and backward passes per image and attack")
+    if len(models) > 1:
+        words.append(f"the numbers are those of {fmt.clean(models[0])}, whose examples are fed to all")
     return "; ".join(words) + "." if words else ""
 
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from intriguing import strict
+from intriguing import documents
 from intriguing.report import format as fmt
 
-# Radii that span more than this stand on a logarithmic axis.
-_LOG = 15
+# Bounds that span more than this stand on a logarithmic axis, and so do radii whose middle lies nearer to zero.
+_LOG, _MIDDLE = 15, 0.25
 # More classes than this are a matrix nobody reads; the commonest confusions are listed in its place.
 _MATRIX = 20
 # Of classes and layers the page draws so many; a table below holds all.
@@ -24,24 +24,28 @@ def norm_name(norm: object) -> str:
     return _NORMS.get(str(norm), f"L{fmt.clean(norm)}")
 
 
-def curves(given: Sequence[Mapping[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return per norm a picture of robust accuracy against distance, and the same numbers as a table.
+def curves(
+    given: Sequence[Mapping[str, Any]], attacks: Sequence[str] = ()
+) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Return per norm a picture of robust accuracy against distance, and the same numbers as tables.
 
     Args:
         given: the document's ``curves``.
+        attacks: the names of all attacks; where there is one alone, the worst of all is called by it.
     """
+    if len(attacks) == 1:
+        given = [{**c, "attack": attacks[0]} if c.get("attack") == _ALL else c for c in given]
     norms = list(dict.fromkeys(str(c.get("norm")) for c in given))
     return [_curves_in(norm, [c for c in given if str(c.get("norm")) == norm]) for norm in norms]
 
 
-def _curves_in(norm: str, members: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _curves_in(norm: str, members: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     # The worst of all attacks is the claim; a single attack is what it is held against.
     ordered = sorted(members, key=lambda c: c.get("attack") != _ALL)
     named = {fmt.clean(c.get("attack", "")): _points(c) for c in ordered}
     alone = len(named) == 1
-    radii = sorted({r for points in named.values() for r in points})
-    positive = [r for r in radii if r > 0]
-    log = bool(positive) and positive[-1] > _LOG * positive[0]
+    positive = sorted({r for points in named.values() for r in points if r > 0})
+    log = bool(positive) and positive[len(positive) // 2] < _MIDDLE * positive[-1]
     series = [
         {
             "label": name,
@@ -50,7 +54,6 @@ def _curves_in(norm: str, members: Sequence[Mapping[str, Any]]) -> tuple[dict[st
         }
         for name, points in named.items()
     ]
-    key = [] if alone else [("ours", "the worst of all attacks, image by image"), ("control", "one attack")]
     picture = {
         "kind": "lines",
         "title": f"Accuracy within a distance, {norm_name(norm)}",
@@ -61,20 +64,27 @@ def _curves_in(norm: str, members: Sequence[Mapping[str, Any]]) -> tuple[dict[st
         "y_unit": "percent",
         "log_x": log,
         "series": series,
-        "key": key,
+        "key": [] if alone else [("ours", "the worst of all attacks, image by image"), ("control", "one attack")],
     }
-    table = {
-        "title": f"The same as numbers, {norm_name(norm)}",
+    # Curves at the same radii share a table.
+    groups = list(dict.fromkeys(tuple(points) for points in named.values()))
+    return picture, [_table(norm, {n: p for n, p in named.items() if tuple(p) == radii}) for radii in groups]
+
+
+def _table(norm: str, named: Mapping[str, Mapping[float, Mapping[str, float | None]]]) -> dict[str, Any]:
+    """Return curves at the same radii as a table."""
+    radii = list(next(iter(named.values())))
+    return {
+        "title": f"As numbers, {norm_name(norm)}, {', '.join(named)}",
         "caption": "Accuracy under attack with its 95% interval.",
         "columns": [f"{norm_name(norm)} distance", *named],
-        "rows": [[fmt.number(r), *(_share(points.get(r)) for points in named.values())] for r in radii],
+        "rows": [[fmt.number(r), *(_share(points[r]) for points in named.values())] for r in radii],
     }
-    return picture, table
 
 
 def _points(curve: Mapping[str, Any]) -> dict[float, dict[str, float | None]]:
     """Return a curve's points by radius."""
-    columns = [strict.numbers(curve, name) for name in ("radii", "robust_accuracy", "low", "high")]
+    columns = [documents.numbers(curve, name) for name in ("radii", "robust_accuracy", "low", "high")]
     length = len(columns[0])
     whole = [[*column, *[None] * length][:length] for column in columns]
     return {
@@ -84,9 +94,7 @@ def _points(curve: Mapping[str, Any]) -> dict[float, dict[str, float | None]]:
     }
 
 
-def _share(point: Mapping[str, float | None] | None) -> str:
-    if point is None:
-        return fmt.MISSING
+def _share(point: Mapping[str, float | None]) -> str:
     interval = fmt.interval(point["low"], point["high"], "percent", 1)
     return fmt.number(point["y"], "percent", 1) + (f" ({interval})" if interval else "")
 
@@ -97,7 +105,7 @@ def _size(members: Sequence[Mapping[str, Any]]) -> str:
 
 def classes(given: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a picture of the median distance per class, the nearest first, and the same numbers as a table."""
-    known = [(c, strict.number(c, "median_l2")) for c in given]
+    known = [(c, documents.number(c, "median_l2")) for c in given]
     ordered = sorted(known, key=lambda pair: math.inf if pair[1] is None or math.isnan(pair[1]) else pair[1])
     far = [fmt.clean(c.get("class", "")) for c, value in ordered if value == math.inf]
     drawn = [(c, v) for c, v in ordered if fmt.finite(v) is not None]
@@ -112,8 +120,8 @@ def classes(given: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[st
             {
                 "label": fmt.clean(c.get("class", "")),
                 "measured": value,
-                "low": strict.number(c, "low"),
-                "high": _end(strict.number(c, "high"), [v for _, v in drawn]),
+                "low": documents.number(c, "low"),
+                "high": _end(documents.number(c, "high"), [v for _, v in drawn]),
             }
             for c, value in drawn[:_ROWS]
         ],
@@ -128,7 +136,7 @@ def classes(given: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[st
                 fmt.clean(c.get("class", "")),
                 c.get("n"),
                 fmt.number(value, places=3),
-                fmt.interval(strict.number(c, "low"), strict.number(c, "high"), "number", 3),
+                fmt.interval(documents.number(c, "low"), documents.number(c, "high"), "number", 3),
             ]
             for c, value in ordered
         ],
@@ -148,14 +156,18 @@ def spread(distances: Mapping[str, Sequence[float]], median: float | None) -> di
         distances: attack -> L2 distance of every image that was attacked, infinite where nothing was found.
         median: the median of the worst of all attacks, which is marked.
     """
+    if len(distances) == 2 and _ALL in distances:
+        # Of one attack the worst of all is the same again.
+        distances = {name: distances[_ALL] for name in distances if name != _ALL}
+    marked = _ALL if _ALL in distances else next(iter(distances), "")
     series = [
         {
             "label": fmt.clean(name),
             "values": list(values),
-            "measured": median if name == _ALL else None,
+            "measured": median if name == marked else None,
             "mark": "median",
         }
-        for name, values in distances.items()
+        for name, values in sorted(distances.items(), key=lambda pair: pair[0] != _ALL)
         if len(values)
     ]
     return {
@@ -172,7 +184,7 @@ def spread(distances: Mapping[str, Sequence[float]], median: float | None) -> di
 def confusion(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Return the matrix of true and adversarial class as a picture, if it can be read, and its largest entries."""
     names = [fmt.clean(name) for name in given.get("classes") or ()]
-    counts = [strict.numbers({"row": row}, "row") for row in given.get("counts") or ()]
+    counts = [documents.numbers({"row": row}, "row") for row in given.get("counts") or ()]
     pairs = sorted(
         ((count, i, j) for i, row in enumerate(counts) for j, count in enumerate(row) if count),
         key=lambda entry: (-entry[0], entry[1], entry[2]),
@@ -220,10 +232,10 @@ def transfer(given: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "column": receiver,
                     "kind": "sampled",
                     "unit": "percent",
-                    "measured": strict.number(entry, "value"),
+                    "measured": documents.number(entry, "value"),
                     "n": entry.get("n"),
-                    "low": strict.number(entry, "low"),
-                    "high": strict.number(entry, "high"),
+                    "low": documents.number(entry, "low"),
+                    "high": documents.number(entry, "high"),
                     "control": None if control is None else _noise(control),
                 }
             )
@@ -231,11 +243,11 @@ def transfer(given: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _noise(control: Mapping[str, Any]) -> dict[str, Any]:
-    ends = {name: strict.number(control, name) for name in ("low", "high")}
+    ends = {name: documents.number(control, name) for name in ("low", "high")}
     label = "noise of the same size on the same images"
     return {
         "label": label,
-        "measured": strict.number(control, "value"),
+        "measured": documents.number(control, "value"),
         "n": control.get("n"),
         "unit": "percent",
         **ends,
@@ -253,7 +265,7 @@ def _at(matrix: Sequence[Any], i: int, j: int) -> Mapping[str, Any] | None:
 
 def layers(given: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a picture of how far each layer can stretch a change, the most first, and a table in the net's order."""
-    known = [(fmt.clean(entry.get("name", "")), strict.number(entry, "bound")) for entry in given]
+    known = [(fmt.clean(entry.get("name", "")), documents.number(entry, "bound")) for entry in given]
     drawn = sorted(((n, v) for n, v in known if fmt.finite(v) and v and v > 0), key=lambda pair: -(pair[1] or 0))
     values = [v for _, v in drawn if v]
     picture = {

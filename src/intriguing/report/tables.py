@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from intriguing import strict
+from intriguing import documents
 from intriguing.report import format as fmt
 from intriguing.studies.spec import Printed
 
@@ -276,7 +276,7 @@ def _block(rows: Sequence[tuple[str, tuple[CellView | None, ...]]], columns: Seq
 def _style(column: str, cells: Sequence[Mapping[str, Any]]) -> _Style:
     """Return how the numbers of one column are written; a unit that any of its cells states is the column's."""
     stated = next((c["unit"] for c in cells if c.get("unit")), None)
-    values = [strict.number(c, "measured") for c in cells]
+    values = [documents.number(c, "measured") for c in cells]
     exact = all(c.get("kind") == "exact" for c in cells)
     unit = fmt.unit_of(column, values, stated, exact=exact)
     ends = [(fmt.finite(c.get("low")), fmt.finite(c.get("high"))) for c in cells if c.get("kind") != "exact"]
@@ -296,7 +296,7 @@ def _cell(
 ) -> CellView:
     """Write one cell as text."""
     row, column = fmt.clean(cell.get("row", "")), fmt.clean(cell.get("column", ""))
-    measured, low, high = (strict.number(cell, name) for name in ("measured", "low", "high"))
+    measured, low, high = (documents.number(cell, name) for name in ("measured", "low", "high"))
     exact = cell.get("kind") == "exact"
     style = styles[column]
     if cell.get("unit") and cell["unit"] != style.unit:
@@ -320,7 +320,7 @@ def _cell(
         mark=fmt.clean(cell.get("mark") or ""),
         verdict=verdict,
         style=VERDICTS.get(verdict, ("none", ""))[0],
-        control=beside.write(strict.number(value, "measured")) if value else "",
+        control=beside.write(documents.number(value, "measured")) if value else "",
         control_interval=""
         if value.get("low") == value.get("high")
         else beside.interval(value.get("low"), value.get("high")),
