@@ -81,7 +81,7 @@ def audit(
     models: Given | Sequence[Given] | Mapping[str, Given],
     data: str | ImageSet,
     *,
-    attacks: Sequence[str | Attack] = ("lbfgs",),
+    attacks: Sequence[str | Attack] = ("nearest",),
     split: str = "test",
     images: int | None = None,
     budget: int | None = DEFAULT_BUDGET,
