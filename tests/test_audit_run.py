@@ -237,12 +237,23 @@ def test_options_go_to_the_attacks_that_have_them_and_no_further() -> None:
         options.attacks_of(["lbgfs"])
     with pytest.raises(InputError, match=r"eps: 0\.1 was given, but l1-adam has no such setting"):
         options.attacks_of(["l1-adam"], eps=0.1)
+    with pytest.raises(InputError, match="eps: fgsm cannot do without it; pass --eps"):
+        options.attacks_of(["fgsm"])
     with pytest.raises(InputError, match="named twice"):
         options.attacks_of(["lbfgs", "lbfgs"])
     with pytest.raises(InputError, match="at least one"):
         options.attacks_of([])
     with pytest.raises(InputError, match="image by image"):
         options.attacks_of([LBFGS(target=torch.zeros(3, dtype=torch.int64))])
+
+
+def test_the_usual_budget_is_no_demand_on_attacks_without_one() -> None:
+    from intriguing.auditing.run import DEFAULT_BUDGET, _budget
+
+    assert _budget(["gaussian-noise"], DEFAULT_BUDGET) is None
+    assert _budget(["gaussian-noise", "lbfgs"], DEFAULT_BUDGET) == DEFAULT_BUDGET
+    assert _budget([LBFGS(budget=3)], DEFAULT_BUDGET) is None
+    assert _budget(["gaussian-noise"], 7) == 7, "which is then refused, as it was asked for"
 
 
 def test_wrong_models_are_refused_before_anything_is_written(home: Path) -> None:
