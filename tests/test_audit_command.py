@@ -68,7 +68,7 @@ def test_an_untrustworthy_audit_leaves_with_3_and_says_why(run: Call, net: str) 
     [
         (["--attack", "lbgfs"], ["unknown attack 'lbgfs'", "Did you mean 'lbfgs'?"]),
         (["--norm", "3"], ["unknown norm '3'", "1, 2, inf"]),
-        (["--eps", "0.1"], ["eps: 0.1 was given, but lbfgs has no such setting", "pgd"]),
+        (["--eps", "0.1"], ["eps: 0.1 was given, but nearest has no such setting", "pgd"]),
         (["--images", "0"], ["images: expected 1 to 500", "got 0"]),
         (["--budget", "0"], ["budget: expected at least 1", "got 0"]),
         (["--data", "digts"], ["Did you mean 'digits'?"]),

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
@@ -19,12 +20,12 @@ from torch import nn
 
 import small_audit
 from intriguing import auditing, data
-from intriguing.attacks import LBFGS
+from intriguing.attacks import LBFGS, Nearest
 from intriguing.auditing import options, rows
 from intriguing.auditing.subjects import subjects
 from intriguing.errors import InputError, ModelError, StoreError, UnknownNameError
 from intriguing.experiments.audit_compare import compare, worst
-from intriguing.nets.identity import model_hash
+from intriguing.nets.identity import content_hash, model_hash
 from intriguing.nets.load import Model
 from intriguing.rng import generator
 from intriguing.store import Damage, Store
@@ -236,12 +237,23 @@ def test_options_go_to_the_attacks_that_have_them_and_no_further() -> None:
         options.attacks_of(["lbgfs"])
     with pytest.raises(InputError, match=r"eps: 0\.1 was given, but l1-adam has no such setting"):
         options.attacks_of(["l1-adam"], eps=0.1)
+    with pytest.raises(InputError, match="eps: fgsm cannot do without it; pass --eps"):
+        options.attacks_of(["fgsm"])
     with pytest.raises(InputError, match="named twice"):
         options.attacks_of(["lbfgs", "lbfgs"])
     with pytest.raises(InputError, match="at least one"):
         options.attacks_of([])
     with pytest.raises(InputError, match="image by image"):
         options.attacks_of([LBFGS(target=torch.zeros(3, dtype=torch.int64))])
+
+
+def test_the_usual_budget_is_no_demand_on_attacks_without_one() -> None:
+    from intriguing.auditing.run import DEFAULT_BUDGET, _budget
+
+    assert _budget(["gaussian-noise"], DEFAULT_BUDGET) is None
+    assert _budget(["gaussian-noise", "lbfgs"], DEFAULT_BUDGET) == DEFAULT_BUDGET
+    assert _budget([LBFGS(budget=3)], DEFAULT_BUDGET) is None
+    assert _budget(["gaussian-noise"], 7) == 7, "which is then refused, as it was asked for"
 
 
 def test_wrong_models_are_refused_before_anything_is_written(home: Path) -> None:
@@ -277,14 +289,26 @@ def test_a_model_is_known_by_weights_code_preprocessing_and_layers() -> None:
     others[-1].net.load_state_dict(made().net.state_dict())
     hashes = [model_hash(other) for other in others] + [model_hash(made(), "elsewhere")]
     assert len({base, *hashes}) == len(hashes) + 1
-    weight = torch.ones(3, 2)
+    weight, table = torch.ones(3, 2), np.ones(3)
+    assert model_hash(Model(_closed(table))) != model_hash(Model(_closed(2 * table)))
+    assert model_hash(Model(_closed({"a"}))) != model_hash(Model(_closed({"b"})))
     assert model_hash(Model(lambda x: x @ weight)) != model_hash(Model(lambda x: x @ weight + 0))
     before = model_hash(Model(_closed(weight)))
     assert model_hash(Model(_closed(torch.ones(3, 2)))) == before
     assert model_hash(Model(_closed(2 * weight))) != before
 
 
-def _closed(weight: torch.Tensor) -> Any:
+def test_a_record_is_known_by_its_values_tensors_included() -> None:
+    starts = (torch.rand(2000, 1, 2, 2), torch.zeros(2000, dtype=torch.int64))
+    moved = (starts[0].clone(), starts[1])
+    moved[0][1000] += 1e-3
+    known = [LBFGS(), LBFGS(budget=3), LBFGS(target="top-3"), Nearest(), Nearest(starts=starts), Nearest(starts=moved)]
+    assert repr(known[4]) == repr(known[5]), "what prints the same need not be the same"
+    assert len({content_hash(attack) for attack in known}) == len(known)
+    assert content_hash(LBFGS()) == content_hash(LBFGS())
+
+
+def _closed(weight: Any) -> Any:
     return lambda x: x @ weight
 
 

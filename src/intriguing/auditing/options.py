@@ -66,6 +66,11 @@ def attacks_of(
     return found
 
 
+def takes(attack: str | Attack, setting: str) -> bool:
+    """Tell whether a named attack has a setting; an attack that is given as it is takes none."""
+    return isinstance(attack, str) and attack in ATTACKS and setting in _fields(ATTACKS[attack])
+
+
 def _made(item: str | Attack, asked: Mapping[str, Any], nearest: bool) -> tuple[str, Attack, set[str]]:
     if not isinstance(item, str):
         names = {kind: name for name, kind in ATTACKS.items()}
@@ -82,6 +87,9 @@ def _made(item: str | Attack, asked: Mapping[str, Any], nearest: bool) -> tuple[
         for name, (default, wanted) in _NEAREST.items():
             if fields.get(name) == default and name not in settings:
                 settings[name] = wanted
+    lacking = [name for name, default in fields.items() if default is dataclasses.MISSING and name not in settings]
+    if lacking:
+        raise InputError(f"{lacking[0]}: {item} cannot do without it; pass --{lacking[0]}")
     return item, kind(**settings), used
 
 

@@ -24,6 +24,7 @@ from intriguing.attacks.base import Attack
 from intriguing.data.stream import Stream, stream
 from intriguing.errors import StoreError
 from intriguing.experiments import audit, trust
+from intriguing.nets.identity import content_hash
 from intriguing.nets.load import Model
 from intriguing.records import Record
 from intriguing.rng import generator
@@ -213,8 +214,7 @@ def _spec(task: Task, name: str, images: Tensor, labels: Tensor) -> dict[str, An
         "images": audit.image_hashes(images, labels),
         "model": task.hashes[name],
         "receivers": {other: task.hashes[other] for other in task.receivers},
-        # A frozen record of plain values prints all of them.
-        "attacks": {other: repr(attack) for other, attack in task.attacks.items()},
+        "attacks": {other: content_hash(attack) for other, attack in task.attacks.items()},
         "norm": str(task.norm),
         "seed": task.seed,
         "keep": _KEEP,
