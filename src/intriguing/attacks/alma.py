@@ -7,7 +7,9 @@ parameter, M steps between two looks at it, tau, gamma, alpha numbers, eta the s
     minimise D(x', x) subject to y(x') < 0,  by descent on  D(x', x) + P(y(x'), rho, mu)               (3)
 
 - y is the difference of logits ratio (6): the margin over z_(1) - z_(3), the first and third largest logits.
-  DEVIATION: for two classes, where there is no third, it is the margin itself.
+  DEVIATION: for two classes, where there is no third, it is the margin over that of the image.
+  DEVIATION: towards a target the denominator is held fixed in the gradient. A target that is not among the first three
+  is otherwise "approached" by driving these apart, which need never lead to it.
 - P is P2 of the paper's table 1.
 - mu is a moving average of dP/dy; rho grows by gamma where, until a first success, y has not fallen by 1 - tau.
 - The step is RMSProp's with momentum, its first size such that the first step is `first` long, and falls
@@ -111,7 +113,8 @@ class ALMA(Attack):
             if k == 0:
                 flat = torch.linalg.vector_norm(gradient, dim=1, keepdim=True) <= _GUARD
                 gradient = torch.where(flat, descent.unit(torch.zeros_like(gradient), k, generator), gradient)
-                rows.eta = _first_rate(clean, gradient, (low, high), p, first)
+                step = gradient / ((alpha + (1 - alpha) * gradient.square()).sqrt() + _GUARD)
+                rows.eta = _first_rate(clean, step, (low, high), p, first)
             fall = ((k - rows.found_at).clamp_min(0) / (steps - rows.found_at).clamp_min(1)).to(gradient)
             eta = rows.eta * self.last_rate**fall
             # RMSProp with momentum; the squares' average starts at 1, so that the first steps are not long.
@@ -135,13 +138,15 @@ class ALMA(Attack):
 def ratio_loss(trial: Trial, image: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the difference of logits ratio of these images' points (k,): the paper's equation (6)."""
     label, wanted = trial.labels[image], trial.wanted[image]
+    gap = descent.excess(trial.z[image], label, wanted).clamp_min(1e-12)
 
     def ratio(z: Tensor) -> Tensor:
         margin = descent.excess(z, label, wanted) + _TOLERANCE
         if z.shape[1] < 3:
-            return margin
+            return margin / gap
         largest = z.topk(3, dim=1).values
-        return margin / (largest[:, 0] - largest[:, 2]).clamp_min(1e-12)
+        spread = (largest[:, 0] - largest[:, 2]).clamp_min(1e-12)
+        return margin / torch.where(wanted < 0, spread, spread.detach())
 
     return ratio
 
@@ -157,16 +162,17 @@ def _distance_slope(delta: Tensor, p: float) -> Tensor:
     """Return the gradient (k, n) of |delta|_p, 0 at 0."""
     if p == 1:
         return delta.sign()
-    return delta / delta.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    length: Tensor = torch.linalg.vector_norm(delta, dim=1, keepdim=True)
+    return delta / length.clamp_min(1e-12)
 
 
-def _first_rate(clean: Tensor, gradient: Tensor, box: tuple[float, float], p: float, length: float) -> Tensor:
-    """Return the step (k,) that moves each image by `length` against its gradient, within the box."""
+def _first_rate(clean: Tensor, step: Tensor, box: tuple[float, float], p: float, length: float) -> Tensor:
+    """Return the rate (k,) at which `step` (k, n) moves each image by `length`, within the box."""
     low, high = box
     width = high - low
 
     def moved(rate: Tensor) -> Tensor:
-        x = (clean - rate[:, None] * gradient * width).clamp(low, high)
+        x = (clean - rate[:, None] * step * width).clamp(low, high)
         size: Tensor = torch.linalg.vector_norm((x - clean) / width, ord=p, dim=1)
         return size
 

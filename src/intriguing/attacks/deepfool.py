@@ -91,8 +91,7 @@ def fool(
         norm: 2 or inf.
     """
     low, high = trial.model.box
-    start, ends = x, x.clone()
-    changed, towards = torch.zeros_like(image, dtype=torch.bool), rivals[:, 0].clone()
+    ends, changed, towards = x.clone(), torch.zeros_like(image, dtype=torch.bool), rivals[:, 0].clone()
     row = torch.arange(len(image), device=image.device)
     for k in range(steps):
         live = trial.affords(image[row], rivals.shape[1] + 2)
@@ -104,7 +103,7 @@ def fool(
         r, chosen = nearest_boundary(f, w, norm)
         towards[row] = rivals[row].gather(1, chosen[:, None]).squeeze(1)
         x = (x + r).clamp(low, high)
-        beyond = torch.lerp(start[row], x, 1 + overshoot).clamp_(low, high)
+        beyond = torch.lerp(trial.clean[image[row]], x, 1 + overshoot).clamp_(low, high)
         ends[row] = beyond
         success = trial.keep(beyond, image[row], trial.logits(beyond, image[row]))
         changed[row[success]] = True

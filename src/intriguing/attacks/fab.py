@@ -106,7 +106,8 @@ class FAB(Attack):
         t = draw(clean.shape[1], generator=own).to(clean)
         t = 2 * t - 1 if math.isinf(self.norm) else t
         reach = trial.best[image].clamp_max(_REACH[float(self.norm)] * (high - low)).to(clean)
-        return (clean + 0.5 * reach[:, None] * t / torch.linalg.vector_norm(t, ord=self.norm)).clamp(low, high)
+        length: Tensor = torch.linalg.vector_norm(t, ord=self.norm)
+        return (clean + 0.5 * reach[:, None] * t / length).clamp(low, high)
 
     def _run(self, trial: Trial, x: Tensor, image: Tensor, rivals: Tensor, steps: int) -> None:
         low, high = trial.model.box

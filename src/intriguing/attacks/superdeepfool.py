@@ -9,6 +9,9 @@ x0 the image, x~ the point DeepFool reaches, w the gradient there of the new cla
 - The segment from the image to the nearest point found is bisected at the end, as in the paper.
 - DEVIATION: (6) is the projection of x0 onto the plane through x~ across w; here the nearest point of that plane within
   the box is taken instead, and DeepFool's points are clipped to the box. The paper knows no box.
+- DEVIATION: besides at an adversarial x, a search ends when `patience` rounds in a row have come no nearer. At the
+  kinks of nets with ReLU the planes of two facets alternate for ever, and x stays short of both. (The authors' code
+  adds (6) to the last x instead, which soon goes beyond the boundary, and ends farther away.)
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from intriguing.attacks.result import AttackResult
 from intriguing.nets.load import Model
 from intriguing.norms import project_box_hyperplane
 
+_NEARER = 0.999  # a round that comes less near than by this factor has gained nothing
+
 
 @dataclass(frozen=True)
 class SuperDeepFool(Attack):
@@ -39,15 +44,18 @@ class SuperDeepFool(Attack):
             final judgement included; never exceeded. None: no limit.
         inner: the most steps of DeepFool in a round.
         classes: how many of the likeliest wrong classes DeepFool's steps may lead to.
+        toward: None, or how many of the likeliest wrong classes get a search of their own, whose steps cost one
+            backward instead of one per class.
+        patience: rounds in a row that come no nearer before a search ends.
         overshoot: of DeepFool.
         halvings: of the last segment.
         slots: images moved at once.
     """
 
-    description: ClassVar[str] = "DeepFool, turned towards the boundary's normal round by round; minimal L2, few passes"
+    description: ClassVar[str] = "DeepFool, turned towards the boundary's normal in rounds; minimal L2, few passes"
     ranges: ClassVar[Mapping[str, Range]] = {
-        "steps": COUNT, "inner": COUNT, "classes": COUNT, "overshoot": Range(0, above=True),
-        "halvings": Range(0, 50, whole=True), "slots": COUNT,
+        "steps": COUNT, "inner": COUNT, "classes": COUNT, "toward": COUNT, "patience": COUNT,
+        "overshoot": Range(0, above=True), "halvings": Range(0, 50, whole=True), "slots": COUNT,
     }  # fmt: skip
 
     target: str | Tensor | None = None
@@ -55,6 +63,8 @@ class SuperDeepFool(Attack):
     budget: int | None = None
     inner: int = 100
     classes: int = 9
+    toward: int | None = None
+    patience: int = 3
     overshoot: float = 0.02
     halvings: int = 10
     slots: int = 1024
@@ -63,17 +73,26 @@ class SuperDeepFool(Attack):
         trial.aim(self.target, generator)
         trial.reserved = 1 + self.halvings
         for image in descent.parts(trial, self.slots):
-            self._turn(trial, image)
+            rivals = rival_classes(trial, image, self.toward or self.classes)
+            for lead in (rivals,) if self.toward is None else torch.split(rivals, 1, dim=1):
+                self._turn(trial, image, lead)
             descent.close_in(trial, image, self.halvings)
 
-    def _turn(self, trial: Trial, image: Tensor) -> None:
-        """Alternate DeepFool and the projection (6) until the projected points are adversarial."""
+    def _turn(self, trial: Trial, image: Tensor, rivals: Tensor) -> None:
+        """Alternate DeepFool and the projection (6) until the projected points are adversarial, or come no nearer."""
         low, high = trial.model.box
-        rivals, x = rival_classes(trial, image, self.classes), trial.clean[image]
+        x = trial.clean[image]
+        nearest = torch.full_like(image, torch.inf, dtype=torch.float64)
+        idle = torch.zeros_like(image)
         for k in range(self.steps):
             reached, changed, towards = fool(trial, x, image, rivals, self.inner, self.overshoot)
-            live = changed & trial.affords(image, 3)
+            size = trial.size(reached, image)
+            idle = torch.where(size < _NEARER * nearest, 0, idle + 1)
+            nearest = torch.minimum(nearest, size)
+            live = changed & (idle < self.patience)
+            live[live.clone()] = trial.affords(image[live], 3)
             image, rivals, reached, towards = image[live], rivals[live], reached[live], towards[live]
+            nearest, idle = nearest[live], idle[live]
             if not len(image):
                 return
             clean, label = trial.clean[image], trial.labels[image]
@@ -81,11 +100,9 @@ class SuperDeepFool(Attack):
             z, w = self._normal(trial, reached, image, label, towards)
             x = project_box_hyperplane(clean, w, torch.linalg.vecdot(w.double(), reached.double()), low, high)
             trial.keep(reached, image, z)
-            done = trial.keep(x, image, trial.logits(x, image))
-            image, rivals, x = image[~done], rivals[~done], x[~done]
+            go = ~trial.keep(x, image, trial.logits(x, image))
+            image, rivals, x, nearest, idle = image[go], rivals[go], x[go], nearest[go], idle[go]
             descent.tell(trial, k, self.steps)
-            if not len(image):
-                return
 
     def _normal(self, trial: Trial, x: Tensor, image: Tensor, label: Tensor, towards: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (k, K) at x and the gradient (k, n) of the answer's logit minus the label's: two passes."""
