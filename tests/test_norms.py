@@ -44,6 +44,19 @@ def half_space_slack(x: Tensor) -> Tensor:
     return (x * a).flatten(1).sum(1) - 0.5
 
 
+def in_box(x: Tensor, norm: float) -> Tensor:
+    """Project onto the ball of radius 3 in the box [-1, 2], one pixel of which is free on no side."""
+    upper = torch.full_like(x[:1], 2.0)
+    upper.view(-1)[0] = 0.0
+    return norms.project_ball_in_box(x, 3.0, -1.0, upper, norm)
+
+
+def out_of_box(x: Tensor) -> Tensor:
+    excess = (x - 0.5).abs().flatten(1) - 1.5
+    excess[:, 0] = torch.maximum(-1 - x.flatten(1)[:, 0], x.flatten(1)[:, 0])
+    return excess.amax(1)
+
+
 PROJECTIONS: dict[str, tuple[Project, Callable[[Tensor], Tensor]]] = {
     "box": (lambda x: norms.project_box(x, -1.0, 2.0), lambda x: (x - 0.5).abs().flatten(1).amax(1) - 1.5),
     "l2": (lambda x: norms.project_l2_ball(x, 3.0), lambda x: norms.l2(x) - 3.0),
@@ -51,6 +64,9 @@ PROJECTIONS: dict[str, tuple[Project, Callable[[Tensor], Tensor]]] = {
     "l1": (lambda x: norms.project_l1_ball(x, 3.0), lambda x: norms.l1(x) - 3.0),
     "l1, radius 0": (lambda x: norms.project_l1_ball(x, 0.0), norms.l1),
     "half-space": (half_space, half_space_slack),
+    "l1 in a box": (lambda x: in_box(x, 1), lambda x: torch.maximum(norms.l1(x) - 3.0, out_of_box(x))),
+    "l2 in a box": (lambda x: in_box(x, 2), lambda x: torch.maximum(norms.l2(x) - 3.0, out_of_box(x))),
+    "linf in a box": (lambda x: in_box(x, math.inf), lambda x: torch.maximum(norms.linf(x) - 3.0, out_of_box(x))),
 }
 
 
@@ -83,6 +99,23 @@ def test_norm_laws(xs: list[Tensor]) -> None:
     assert (norms.l2(x) <= norms.l1(x) + SLACK).all()
     assert (norms.l1(x) <= n**0.5 * norms.l2(x) + SLACK).all()
     torch.testing.assert_close(norms.distortion(x, y), ((x - y) ** 2).flatten(1).mean(1).sqrt())
+
+
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+def test_ball_in_box_is_where_alternating_projections_end(norm: float) -> None:
+    """Dykstra's method needs nothing but the two projections, and ends at the same point, within 2e-6 here."""
+    draw = torch.Generator().manual_seed(0)
+    r = 3 * torch.randn(40, 8, generator=draw, dtype=torch.float64)
+    low, high = (-torch.rand(40, 8, generator=draw).double(), 2 * torch.rand(40, 8, generator=draw).double())
+    radius = 0.2 + torch.rand(40, generator=draw).double()
+    ball = {1: norms.project_l1_ball, 2: norms.project_l2_ball, math.inf: norms.project_linf_ball}[norm]
+    x, p, q = r, torch.zeros_like(r), torch.zeros_like(r)
+    for _ in range(500):
+        y = ball(x + p, radius)
+        p = x + p - y
+        x = norms.project_box(y + q, low, high)
+        q = y + q - x
+    torch.testing.assert_close(norms.project_ball_in_box(r, radius, low, high, norm), x, rtol=0, atol=2e-6)
 
 
 @st.composite
@@ -205,9 +238,41 @@ def test_bad_arguments_are_named() -> None:
         norms.project_l1_ball(x, float("nan"))
     with pytest.raises(InputError, match="lower"):
         norms.project_box(x, 1.0, 0.0)
+    with pytest.raises(InputError, match="lower <= 0"):
+        norms.project_ball_in_box(x, 1.0, 0.5, 1.0, 2)
+    with pytest.raises(InputError, match="norm"):
+        norms.project_ball_in_box(x, 1.0, -1.0, 1.0, 3)
     with pytest.raises(InputError, match="empty"):
         norms.project_half_space(x, torch.zeros(3), -1.0)
     with pytest.raises(InputError, match="batch"):
         norms.l2(torch.tensor(1.0))
     with pytest.raises(InputError, match="pixel"):
         norms.distortion(torch.zeros(2, 0), torch.zeros(2, 0))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_half_space_in_box_meets_the_conditions_of_its_minimum(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    x = (torch.rand(40, 30, generator=draw, dtype=torch.float64) * 2 - 0.6).clamp(0, 1)  # many pixels on a side
+    a = torch.randn(40, 30, generator=draw, dtype=torch.float64)
+    room = torch.where(a > 0, a * (1 - x), -a * x).sum(1)
+    share = torch.rand(40, generator=draw, dtype=torch.float64) * 1.3 - 0.2  # some inside already, some out of reach
+    b = (a * x).sum(1) + share * room
+    y = norms.project_half_space_in_box(x, a, b, 0.0, 1.0)
+    assert ((y >= 0) & (y <= 1)).all()
+    reached = (a * y).sum(1)
+    torch.testing.assert_close(y[share <= 0], x[share <= 0], rtol=0, atol=0)
+    inside = (share > 0) & (share < 1)
+    torch.testing.assert_close(reached[inside], b[inside], rtol=1e-9, atol=1e-9)
+    far = (a > 0).double()
+    torch.testing.assert_close(y[share > 1], far[share > 1], rtol=0, atol=1e-12)
+    # Karush, Kuhn and Tucker: y - x = t a on the free entries with one t >= 0, and no more than that on the sides.
+    for i in inside.nonzero().flatten().tolist():
+        free = (y[i] > 0) & (y[i] < 1)
+        t = (y[i] - x[i])[free] / a[i][free]
+        assert t.min() >= 0
+        torch.testing.assert_close(t, t.mean().expand_as(t), rtol=1e-9, atol=1e-9)
+        pushed = x[i] + t.mean() * a[i]
+        torch.testing.assert_close(y[i], pushed.clamp(0, 1), rtol=1e-9, atol=1e-9)
+    again = norms.project_half_space_in_box(y, a, b, 0.0, 1.0)
+    torch.testing.assert_close(again, y, rtol=1e-9, atol=1e-9)

@@ -193,3 +193,33 @@ def test_nearest_in_any_norm_of_an_unreachable_class_is_infinite() -> None:
     weights, bias = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([5.0, 0.0])
     for norm in (1, 2, np.inf):
         assert math.isinf(truth.nearest_wrong(norm, np.array([0.5, 0.5]), weights, bias, 0))
+
+
+def _relu_net(seed: int, units: int, n: int, classes: int = 3) -> tuple[np.ndarray, tuple, tuple, int]:
+    rng = np.random.default_rng(seed)
+    hidden = rng.standard_normal((units, n)), 0.3 * rng.standard_normal(units)
+    output = rng.standard_normal((classes, units)), 0.3 * rng.standard_normal(classes)
+    x = rng.uniform(0, 1, n)
+    return x, hidden, output, int((output[0] @ np.maximum(hidden[0] @ x + hidden[1], 0) + output[1]).argmax())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nearest_relu_agrees_with_a_fine_grid_in_the_plane(seed: int) -> None:
+    x, (W, b), (V, c), label = _relu_net(seed, units=5, n=2)
+    axis = np.linspace(0, 1, 1201)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    wrong = (np.maximum(grid @ W.T + b, 0) @ V.T + c).argmax(1) != label
+    by_grid = np.linalg.norm(grid[wrong] - x, axis=1).min() if wrong.any() else math.inf
+    found = truth.nearest_relu(x, [(W, b), (V, c)], label)
+    # The grid's nearest wrong point is at most a cell's diagonal beyond the nearest of all, and never before it.
+    assert found <= by_grid <= found + 2 * math.sqrt(2) / 1200 or found == by_grid
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nearest_relu_of_a_net_whose_units_are_all_active_is_that_of_the_linear_net(seed: int) -> None:
+    x, (W, b), (V, c), _ = _relu_net(seed, units=4, n=6)
+    b = b + 100.0  # no unit ever rests, so the net is linear in the box
+    label = int((V @ (W @ x + b) + c).argmax())
+    others = [k for k in range(3) if k != label]
+    two = [truth.nearest_linear(x, (V @ W)[[k, label]], (V @ b + c)[[k, label]], 0).distance for k in others]
+    assert truth.nearest_relu(x, [(W, b), (V, c)], label) == pytest.approx(min(two), rel=1e-6)

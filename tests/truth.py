@@ -617,3 +617,69 @@ def _reachable(A: np.ndarray, h: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> 
     bounds = np.stack([lo, hi], axis=1)
     found = scipy.optimize.linprog(np.zeros(A.shape[1]), A_ub=-A, b_ub=-h, bounds=bounds, method="highs")
     return bool(found.status == 0)
+
+
+def nearest_relu(
+    x: np.ndarray,
+    layers: list[tuple[np.ndarray, np.ndarray]],
+    label: int,
+    *,
+    norm: float = 2,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> float:
+    """Return the exact distance from x to the nearest point of the box that a ReLU net does not label strictly.
+
+    Every pattern of active units is a polyhedron on which the net is affine; on each, for each wrong class, the
+    nearest point of {z_j >= z_label} is a least-distance problem. For a handful of units: 2^units patterns.
+
+    Args:
+        x: (n,) a point of the box.
+        layers: (weight (D, C), bias (D,)) of each layer, ReLU between them.
+        label: a class.
+        norm: 2 or inf.
+    """
+    widths = [len(bias) for _, bias in layers[:-1]]
+    best = math.inf
+    for pattern in np.ndindex(*([2] * sum(widths))):
+        signs = np.split(np.array(pattern, dtype=np.float64), np.cumsum(widths)[:-1])
+        W, b = np.eye(len(x)), np.zeros(len(x))
+        rows, offsets = [], []
+        for (weight, bias), on in zip(layers, signs, strict=False):
+            W, b = weight @ W, weight @ b + bias
+            rows.append((2 * on - 1)[:, None] * W)
+            offsets.append((2 * on - 1) * b)
+            W, b = on[:, None] * W, on * b
+        W, b = layers[-1][0] @ W, layers[-1][0] @ b + layers[-1][1]
+        for j in range(len(b)):
+            if j == label:
+                continue
+            A = np.concatenate([*rows, (W[j] - W[label])[None]])
+            c = np.concatenate([*offsets, [b[j] - b[label]]])
+            least = _least_distance if norm == 2 else _least_cube
+            best = min(best, least(A, -(A @ x + c), box[0] - x, box[1] - x))
+    return best
+
+
+def _least_distance(A: np.ndarray, h: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> float:
+    """Return min |r| subject to A r >= h, lo <= r <= hi: by non-negative least squares (Lawson and Hanson, ch. 23)."""
+    unit = np.eye(A.shape[1])
+    G, g = np.concatenate([A, unit, -unit]), np.concatenate([h, lo, -hi])
+    E = np.concatenate([G.T, g[None]])
+    f = np.zeros(len(E))
+    f[-1] = 1.0
+    u, _ = scipy.optimize.nnls(E, f, maxiter=1000)
+    residual = E @ u - f
+    if np.linalg.norm(residual) < 1e-9:
+        return math.inf
+    return float(np.linalg.norm(residual[:-1] / residual[-1]))
+
+
+def _least_cube(A: np.ndarray, h: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> float:
+    """Return min max |r_i| subject to A r >= h, lo <= r <= hi: a linear program."""
+    n = A.shape[1]
+    unit, one = np.eye(n), np.ones((n, 1))
+    upper = np.concatenate([np.hstack([-A, np.zeros((len(A), 1))]), np.hstack([unit, -one]), np.hstack([-unit, -one])])
+    limits = np.concatenate([-h, np.zeros(2 * n)])
+    bounds = [*zip(lo, hi, strict=True), (0, None)]
+    found = scipy.optimize.linprog(np.eye(n + 1)[-1], A_ub=upper, b_ub=limits, bounds=bounds)
+    return float(found.fun) if found.status == 0 else math.inf

@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from intriguing import attacks, bounds, data, errors, nets, norms, optim, rng
+    from intriguing.nets.doctor import doctor
     from intriguing.nets.load import Model
 
 __version__ = "0.1.0"
 
-__all__ = ["Model", "attacks", "bounds", "data", "errors", "nets", "norms", "optim", "rng"]
+__all__ = ["Model", "attacks", "bounds", "data", "doctor", "errors", "nets", "norms", "optim", "rng"]
+
+# What is a function or a class, and not a module: the module it is in.
+_HOMES = {"Model": "intriguing.nets.load", "doctor": "intriguing.nets.doctor"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Model":
-        return importlib.import_module("intriguing.nets.load").Model
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     if name in __all__:
         return importlib.import_module(f"intriguing.{name}")
     raise AttributeError(f"module 'intriguing' has no attribute {name!r}")

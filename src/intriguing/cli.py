@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,7 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from intriguing import __version__
-from intriguing.errors import IntriguingError
+from intriguing.errors import IntriguingError, UnknownNameError
+
+if TYPE_CHECKING:
+    from intriguing.report.audit_numbers import NumberView
 
 app = typer.Typer(
     name="intriguing",
@@ -26,12 +30,38 @@ _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 _out = Console(soft_wrap=True, highlight=False)
 
 _USAGE = 2
+_STATES = {"passed": "green", "failed": "red", "untrustworthy": "red", "not judged": "yellow"}
+_UNTRUSTWORTHY = 3  # nothing measured on this model can be believed
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of image sets, looked up first (else INTRIGUING_DATA).", show_default=False)
 ]
+
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", help="my_model.py:build, package.module:build, net.pt2, timm:NAME, transformers:NAME or onnx:FILE."
+    ),
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="Its weights: a state dict or safetensors; never a pickle.", show_default=False)
+]
+Box = Annotated[str | None, typer.Option(help="Lowest and highest pixel, by default 0,1.", show_default=False)]
+Mean = Annotated[
+    str | None, typer.Option(help="Subtracted from the pixels: one number or one per channel.", show_default=False)
+]
+Split = Annotated[str, typer.Option(help="Which of the set's images.")]
+Size = Annotated[int | None, typer.Option(help="Side in pixels, for images of unequal size.", show_default=False)]
+Eps = Annotated[
+    float | None, typer.Option(help="Radius in pixel units, for attacks that have one.", show_default=False)
+]
+Norm = Annotated[str | None, typer.Option(help="1, 2 or inf, for attacks that know several.", show_default=False)]
+Target = Annotated[
+    str | None, typer.Option(help="Wrong class to reach: nearest, random, all or top-K.", show_default=False)
+]
+Std = Annotated[str | None, typer.Option(help="Divides them afterwards, likewise.", show_default=False)]
 
 
 def _version(wanted: bool) -> None:
@@ -121,9 +151,58 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write a run's report again from what is stored."""
-    from intriguing import workflow
+    from intriguing import auditing, workflow
 
-    _summary(workflow.report(folder, markdown=markdown))
+    if auditing.is_audit(folder):
+        _audited(auditing.report(folder))
+    else:
+        _summary(workflow.report(folder, markdown=markdown))
+
+
+@app.command()
+def doctor(
+    model: ModelName,
+    data: Annotated[str, typer.Option(help="Images it should know: a set's name, a folder, or hub:owner/name.")],
+    weights: Weights = None,
+    split: Annotated[str, typer.Option(help="Which of them.")] = "test",
+    box: Box = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side in pixels, for images of unequal size.", show_default=False)
+    ] = None,
+    expect_accuracy: Annotated[
+        float | None, typer.Option(help="The share you believe it gets right, 0 to 1.", show_default=False)
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images to look at.")] = 256,
+    data_dir: DataDir = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Check a model before any claim is made about it; exit code 3 if a check is red."""
+    import json
+
+    from intriguing import data as sets
+    from intriguing.nets import sources
+    from intriguing.nets.doctor import doctor as examine
+
+    wrapped = sources.load(
+        model,
+        weights=weights,
+        box=sources.pair(box, "box"),
+        mean=sources.numbers(mean, "mean"),
+        std=sources.numbers(std, "std"),
+        device=device,
+    )
+    found = sets.load(data, split, data_dir=data_dir, size=size, limit=images)
+    diagnosis = examine(wrapped, found, expect_accuracy=expect_accuracy, limit=images)
+    if as_json:
+        _out.print(json.dumps(diagnosis.document(), indent=1), markup=False)
+    else:
+        _checks(diagnosis)
+    if diagnosis.state == "red":
+        raise typer.Exit(_UNTRUSTWORTHY)
 
 
 @app.command("list")
@@ -143,6 +222,178 @@ def list_names(data_dir: DataDir = None, debug: Debug = False) -> None:
     _lines("Data", sets)
     _lines("Nets", {name: spec.description for name, spec in NETS.items()})
     _lines("Attacks", {name: attack.description for name, attack in attacks.ATTACKS.items()})
+
+
+@app.command()
+def audit(
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="my_model.py:build, package.module:build, net.pt2, timm:NAME, transformers:NAME or onnx:FILE; "
+            "given several times, the examples made for each are fed to all."
+        ),
+    ],
+    data: Annotated[str, typer.Option(help="Images it should know: a set's name, a folder, or hub:owner/name.")],
+    out: Annotated[Path, typer.Option(help="Run folder; an audit that was stopped goes on there.")],
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(help="A state dict or safetensors for each model, in their order.", show_default=False),
+    ] = None,
+    split: Split = "test",
+    images: Annotated[
+        int | None,
+        typer.Option(help="How many, in proportion to the classes (by default all).", show_default=False),
+    ] = None,
+    attack: Annotated[
+        list[str], typer.Option(help="Given several times, the nearest example counts; `intriguing list` names them.")
+    ] = ["lbfgs"],  # noqa: B006 -- the parser shows it, and nobody writes to it
+    budget: Annotated[int, typer.Option(help="Forward and backward passes per image and attack.")] = 2000,
+    eps: Eps = None,
+    norm: Norm = None,
+    target: Target = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    size: Size = None,
+    box: Box = None,
+    mean: Mean = None,
+    std: Std = None,
+    data_dir: DataDir = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes (by default one per core).", show_default=False)
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh/--resume", help="Attack everything again, or reuse what is finished.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Attack a model's images and write a page with a verdict; exit code 3 if its numbers cannot be trusted."""
+    from intriguing import auditing
+    from intriguing.nets import sources
+    from intriguing.progress import shown
+
+    with shown(_errors, quiet=quiet) as progress:
+        outcome = auditing.audit(
+            model,
+            data,
+            attacks=attack,
+            split=split,
+            images=images,
+            budget=budget,
+            eps=eps,
+            norm=_norm(norm),
+            target=target,
+            seed=seed,
+            size=size,
+            weights=weights or (),
+            box=sources.pair(box, "box"),
+            mean=sources.numbers(mean, "mean"),
+            std=sources.numbers(std, "std"),
+            device=device,
+            out=out,
+            data_dir=data_dir,
+            workers=workers,
+            fresh=fresh,
+            progress=progress,
+            on_damage=lambda damage: _errors.print(f"Computed again: {escape(str(damage))}"),
+        )
+    _audited(outcome)
+
+
+@app.command()
+def attack(
+    model: ModelName,
+    data: Annotated[str, typer.Option(help="Images it should know: a set's name, a folder, or hub:owner/name.")],
+    attack: Annotated[str, typer.Option(help="`intriguing list` names them.")] = "lbfgs",
+    weights: Weights = None,
+    split: Split = "test",
+    images: Annotated[int, typer.Option(min=1, help="How many, in proportion to the classes.")] = 256,
+    budget: Annotated[
+        int | None, typer.Option(help="Forward and backward passes per image (by default the attack's own).")
+    ] = None,
+    eps: Eps = None,
+    norm: Norm = None,
+    target: Target = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="File for the examples, NAME.safetensors; rows go to NAME.parquet.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    size: Size = None,
+    box: Box = None,
+    mean: Mean = None,
+    std: Std = None,
+    data_dir: DataDir = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    debug: Debug = False,
+) -> None:
+    """Attack a model's images once and keep the examples."""
+    from intriguing import auditing
+    from intriguing.nets import sources
+
+    found = auditing.attack(
+        model,
+        data,
+        attack=attack,
+        split=split,
+        images=images,
+        budget=budget,
+        eps=eps,
+        norm=_norm(norm),
+        target=target,
+        seed=seed,
+        size=size,
+        weights=weights,
+        box=sources.pair(box, "box"),
+        mean=sources.numbers(mean, "mean"),
+        std=sources.numbers(std, "std"),
+        device=device,
+        data_dir=data_dir,
+        save=save,
+    )
+    result = found.result
+    right, hits = int(result.attacked.sum()), int(result.found.sum())
+    _out.print(f"images   {len(result.status)}, of which the model gets {right} right")
+    _out.print(f"found    {hits} of {right}; median distance {result.median:.4g} (L2, pixel units)")
+    for path in found.saved:
+        _out.print(f"saved    {escape(str(path))}")
+
+
+@app.command()
+def gate(
+    run: Annotated[Path, typer.Argument(help="The folder of an audit, as --out named it.")],
+    require: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME OP NUMBER", help="A condition, for example 'median_l2 >= 0.40'; repeatable."),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(help="An earlier audit of the same images: a significant drop fails.", show_default=False),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML into this file.", show_default=False)] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write JSON into this file.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap against the baseline.")] = 0,
+    list_figures: Annotated[bool, typer.Option("--list", help="List the figures that a condition may name.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Judge an audit: exit code 0 passed, 1 failed, 2 usage error, 3 untrustworthy."""
+    from intriguing import gate as gates
+
+    if list_figures:
+        _figures(gates.figures(run))
+        for reason in gates.gate(run).reasons:
+            _errors.print(f"[bold red]untrustworthy:[/] {escape(reason)}")
+        return
+    outcome = gates.gate(run, require=require or (), baseline=baseline, seed=seed)
+    gates.write(outcome, junit_file=junit, json_file=json_file)
+    for check in outcome.checks:
+        _out.print(
+            f"{check.state.value:<13}  {escape(check.name)}: {escape(check.sentence)}", style=_STATES[check.state]
+        )
+    _out.print(f"{outcome.state.value.upper()}  {escape(str(run))}", style=f"bold {_STATES[outcome.state]}")
+    raise typer.Exit(outcome.code)
 
 
 def main() -> None:
@@ -178,6 +429,31 @@ def main() -> None:
     sys.exit(code or 0)
 
 
+def _norm(text: str | None) -> float | None:
+    if text is None:
+        return None
+    known = {"1": 1.0, "2": 2.0, "inf": float("inf")}
+    if text not in known:
+        raise UnknownNameError("norm", text, known)
+    return known[text]
+
+
+def _audited(outcome: object) -> None:
+    from intriguing.auditing import Outcome
+
+    assert isinstance(outcome, Outcome)
+    for name in ("clean_accuracy", "found", "median_l2", "median_l2_8bit"):
+        entry = outcome.figures[name]
+        interval = f"{entry['value']:.4g} [{entry['low']:.4g}, {entry['high']:.4g}]"
+        _out.print(f"{name:15} {interval} ({entry['unit']}, n = {entry['n']})", markup=False)
+    _out.print(f"report   {escape(str(outcome.report))}")
+    _out.print(f"results  {escape(str(outcome.results))}")
+    _out.print(f"rows     {escape(str(outcome.rows))}")
+    if not outcome.trustworthy:
+        _errors.print("[bold red]Untrustworthy:[/] " + escape(" ".join(outcome.document["verdict"]["reasons"])))
+        raise typer.Exit(_UNTRUSTWORTHY)
+
+
 def _summary(outcome: object) -> None:
     from intriguing.workflow import Outcome
 
@@ -187,6 +463,27 @@ def _summary(outcome: object) -> None:
     _out.print(", ".join(f"{count} {name}" for name, count in counts.items()) + " (of the printed values)")
     _out.print(f"report   {escape(str(outcome.report))}")
     _out.print(f"results  {escape(str(outcome.results))}")
+
+
+def _figures(views: Sequence[NumberView]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("name", "value", "95% interval", "n", "meaning"):
+        table.add_column(name, no_wrap=name != "meaning", justify="right" if name == "value" else "left")
+    for view in views:
+        meaning = f"{view.meaning} ({view.unit})" if view.unit else view.meaning
+        table.add_row(*map(escape, (view.name, view.value, view.interval, view.size.removeprefix("n "), meaning)))
+    Console(highlight=False).print(table)
+
+
+def _checks(diagnosis: object) -> None:
+    from intriguing.nets.doctor import Diagnosis
+
+    assert isinstance(diagnosis, Diagnosis)
+    colours = {"green": "green", "amber": "yellow", "red": "bold red", "did not run": "dim"}
+    _out.print(f"[bold]{escape(diagnosis.model)}[/]: [{colours[diagnosis.state]}]{diagnosis.state}[/]")
+    for check in diagnosis.checks:
+        mark = f"[{colours[check.state]}]{check.state:<11}[/]"
+        _out.print(f"  {mark}  {check.name}: {escape(check.sentence)}")
 
 
 def _lines(title: str, lines: dict[str, str]) -> None:

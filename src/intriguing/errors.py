@@ -38,5 +38,9 @@ class ModelError(IntriguingError):
     """A net whose outputs cannot be used: NaN, one column, or the wrong number of rows."""
 
 
+class NetFailedError(ModelError, RuntimeError):
+    """The user's net raised an error of its own; that error is the cause of this one."""
+
+
 class StoreError(IntriguingError):
     """A run folder that is not one, cannot be written, or holds a damaged file."""

@@ -195,6 +195,52 @@ def project_l1_ball(r: Tensor, radius: Tensor | float) -> Tensor:
     return torch.where(inside, rows, projected).to(r.dtype).reshape(r.shape)
 
 
+def project_ball_in_box(
+    r: Tensor, radius: Tensor | float, lower: Tensor | float, upper: Tensor | float, norm: float
+) -> Tensor:
+    """Return the nearest point (in L2) of the ball around 0 cut by a box that holds 0.
+
+    Clipping after projecting, or the reverse, ends elsewhere: for L2 what a clipped pixel could not take is left to
+    the others, for L1 too ("Mind the box", Croce and Hein, ICML 2021, proposition 2.1). The conditions of Karush,
+    Kuhn and Tucker give the form of the answer, clip(t r) in L2 and clip(soft_theta(r)) in L1; t and theta are found
+    exactly, by adding pixels to the set of those at their bounds and by sorting the kinks.
+
+    Args:
+        r: (B, ...) perturbations.
+        radius: a number or (B,), at least 0.
+        lower: number or tensor that broadcasts to r, at most 0.
+        upper: likewise, at least 0.
+        norm: 1, 2 or inf.
+
+    Returns:
+        (B, ...) in the dtype of r, in the box, with a norm of at most `radius` up to rounding.
+
+    Raises:
+        InputError: a negative radius, a box without 0, or another norm.
+
+    Example:
+        >>> project_ball_in_box(torch.tensor([[3.0, 4.0]]), 5.0, -1.0, 2.0, 2).tolist()
+        [[2.0, 2.0]]
+    """
+    limit = _radius(r, radius)
+    rows = _rows(r)
+    low = _rows(torch.as_tensor(lower, dtype=torch.float64, device=r.device).expand_as(r))
+    high = _rows(torch.as_tensor(upper, dtype=torch.float64, device=r.device).expand_as(r))
+    if bool((low > 0).any() | (high < 0).any()):
+        raise InputError("lower, upper: expected lower <= 0 <= upper, so that the box holds the ball's centre")
+    room = torch.where(rows > 0, high, -low)
+    size = rows.abs()
+    if norm == math.inf:
+        size = torch.minimum(size, limit[:, None])
+    elif norm == 2:
+        size = size * _shrinkage(size, room, limit)[:, None]
+    elif norm == 1:
+        size = (size - _threshold(size, room, limit)[:, None]).clamp_min(0)
+    else:
+        raise InputError(f"norm: expected 1, 2 or inf (math.inf), got {norm!r}")
+    return torch.copysign(torch.minimum(size, room), rows).to(r.dtype).reshape(r.shape)
+
+
 def project_half_space(x: Tensor, a: Tensor, b: Tensor | float) -> Tensor:
     """Return the nearest point of the half-space {y : <a, y> <= b}.
 
@@ -300,6 +346,48 @@ def _fill_evenly(size: Tensor, share: Tensor, room: Tensor, gap: Tensor) -> Tens
     return torch.where(short, room, torch.minimum(m * share, room))
 
 
+def project_half_space_in_box(
+    x: Tensor, a: Tensor, b: Tensor, lower: float, upper: float, *, sweeps: int = 60
+) -> Tensor:
+    """Return the nearest point of the half-space {y : <a, y> >= b} cut with the box [lower, upper].
+
+    The answer is clamp(x + t a) with the least t >= 0 that reaches b. For x in the box, <a, clamp(x + t a)> is concave
+    and piecewise linear in t, so that Newton's method from t = 0 never passes the root and ends after as many steps
+    as the pieces it meets, five or so on images.
+
+    Args:
+        x: (B, n) points of the box.
+        a: (B, n) normals.
+        b: (B,) offsets.
+        lower: of every entry.
+        upper: likewise.
+        sweeps: the most Newton steps.
+
+    Returns:
+        (B, n) in the box, with <a, y> >= b up to rounding; where the box does not reach so far, the point of it that
+        goes farthest.
+
+    Example:
+        >>> x, a, b = torch.zeros(1, 2), torch.tensor([[2.0, 1.0]]), torch.tensor([2.5])
+        >>> project_half_space_in_box(x, a, b, 0.0, 1.0).tolist()
+        [[1.0, 0.5]]
+    """
+    y, t = x, torch.zeros_like(b)
+    squares = a * a
+    # Beyond what a sum of this size is off by, another step would only follow the rounding.
+    small = torch.finfo(x.dtype).eps * (b.abs() + (a * x).abs().sum(1))
+    for _ in range(sweeps):
+        missing = b - (a * y).sum(1)
+        free = torch.where(a > 0, y < upper, y > lower)
+        slope = (squares * free).sum(1)
+        step = torch.where((missing > small) & (slope > 0), missing / slope, 0.0)
+        if not bool((step > 0).any()):
+            break
+        t = t + step
+        y = torch.addcmul(x, t[:, None], a).clamp(lower, upper)
+    return y
+
+
 def _rows(x: Tensor) -> Tensor:
     """Return x as (B, n) float64."""
     if x.ndim == 0:
@@ -318,3 +406,40 @@ def _radius(r: Tensor, radius: Tensor | float) -> Tensor:
 def _over_rows(per_row: Tensor, like: Tensor) -> Tensor:
     """Return (B,) float64 as (B, 1, ..., 1) in the dtype of `like`."""
     return per_row.to(like.dtype).reshape(-1, *([1] * (like.ndim - 1)))
+
+
+def _shrinkage(size: Tensor, room: Tensor, limit: Tensor) -> Tensor:
+    """Return the t <= 1 with |min(t size, room)|_2 = limit, or 1 where that is short enough; all (B, n), (B,).
+
+    From below: with the entries that t leaves at their bounds held there, the next t is exact unless more of them
+    reach theirs. Each pass adds an entry or is the last.
+    """
+    t: Tensor = (limit / torch.linalg.vector_norm(size, dim=1).clamp_min(torch.finfo(torch.float64).tiny)).clamp_max(1)
+    for _ in range(size.shape[1]):
+        full = size * t[:, None] >= room
+        left = limit.square() - torch.where(full, room, 0.0).square().sum(1)
+        free = torch.where(full, 0.0, size).square().sum(1)
+        longer = torch.where(free > 0, (left.clamp_min(0) / free).sqrt(), 1.0).clamp_max(1)
+        if not bool((longer > t * (1 + 1e-15)).any()):
+            break
+        t = torch.maximum(t, longer)
+    return t
+
+
+def _threshold(size: Tensor, room: Tensor, limit: Tensor) -> Tensor:
+    """Return the theta >= 0 with sum min(max(size - theta, 0), room) = limit, or 0 where that is less already.
+
+    The sum falls piecewise linearly in theta: an entry starts to shrink at size - room and is gone at size.
+    """
+    starts = (size - room).clamp_min(0)
+    kinks, order = torch.cat((starts, size), 1).sort(dim=1)
+    n = size.shape[1]
+    slope = torch.where(order < n, 1.0, -1.0).double().cumsum(1)  # how many entries shrink after each kink
+    total = torch.minimum(size, room).sum(1)
+    lost = slope[:, :-1] * kinks.diff(dim=1)
+    at = torch.cat((total[:, None], total[:, None] - lost.cumsum(1)), 1)
+    # The kink before the crossing; the first one has lost nothing yet.
+    before = ((at > limit[:, None]).sum(1, keepdim=True) - 1).clamp(0, 2 * n - 1)
+    excess = (at.gather(1, before) - limit[:, None]).clamp_min(0)
+    theta = kinks.gather(1, before) + excess / slope.gather(1, before).clamp_min(1)
+    return torch.where(total > limit, theta.squeeze(1), 0.0)

@@ -1,10 +1,11 @@
-"""Random generators by name and seed; nothing else in the library derives a seed."""
+"""Random numbers: generators by name and seed, and streams of an image's own; nothing else derives a seed."""
 
 from __future__ import annotations
 
 import hashlib
 
 import torch
+from torch import Tensor
 
 
 def generator(name: str, seed: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -23,3 +24,62 @@ def generator(name: str, seed: int, device: torch.device | str = "cpu") -> torch
     digest = hashlib.sha256(f"{seed}\x00{name}".encode()).digest()
     # Torch accepts seeds in [-2^63, 2^64); 63 bits keep the number printable as a signed integer.
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+class Streams:
+    """Random numbers for each image that depend on the image and on one draw, never on its place or its company.
+
+    A generator deals its numbers out in order, so the numbers of an image change with the images before it. Here they
+    are hashes of (one draw of the generator, the pixels, which draw it is, position): the same for an image alone, in
+    any batch or shard, after others have dropped out, and on any device. Equal images get equal numbers.
+
+    The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), in wrapping int64 arithmetic.
+
+    Args:
+        generator: one number is drawn from it.
+        images: (N, ...) floating point; their float32 values tell them apart.
+
+    Example:
+        >>> streams = Streams(generator("attack", 0), torch.rand(3, 4))
+        >>> streams.uniform(torch.tensor([2, 0]), 5, draw=1).shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(self, generator: torch.Generator, images: Tensor) -> None:
+        draw = torch.randint(2**62, (1,), generator=generator, device=generator.device).to(images.device)
+        bits = images.detach().flatten(1).to(torch.float32).contiguous().view(torch.int32).long()
+        place = _mixed(torch.arange(1, bits.shape[1] + 1, device=images.device) * _GAMMA) | 1
+        self._keys = _mixed((bits * place).sum(1) ^ draw)
+
+    def uniform(self, image: Tensor, count: int, draw: int) -> Tensor:
+        """Return numbers (k, count) in (0, 1), float64, for the images of index `image` (k,).
+
+        Args:
+            image: (k,) int64, indices of the images given at the start.
+            count: how many for each.
+            draw: at least 0; another draw, other numbers.
+        """
+        key = _mixed(self._keys[image] + _mixed(torch.full_like(image, draw + 1) * _GAMMA))
+        place = torch.arange(1, count + 1, device=key.device) * _GAMMA
+        # The upper 53 bits; half a step more keeps 0 and 1 out.
+        return ((_mixed(key[:, None] + place) >> 11 & (1 << 53) - 1).double() + 0.5) * 2.0**-53
+
+    def normal(self, image: Tensor, count: int, draw: int) -> Tensor:
+        """Return standard normal numbers (k, count), float64; see `uniform`."""
+        numbers: Tensor = torch.special.ndtri(self.uniform(image, count, draw))
+        return numbers
+
+    def signs(self, image: Tensor, count: int, draw: int) -> Tensor:
+        """Return -1 or 1 (k, count), float64; see `uniform`."""
+        return torch.where(self.uniform(image, count, draw) < 0.5, -1.0, 1.0).double()
+
+
+_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # the odd number nearest 2^64 over the golden ratio, as a signed integer
+_MIX = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
+
+
+def _mixed(z: Tensor) -> Tensor:
+    """Return SplitMix64's finaliser of int64 numbers; shifts are made logical by masks."""
+    z = (z ^ (z >> 30 & (1 << 34) - 1)) * _MIX[0]
+    z = (z ^ (z >> 27 & (1 << 37) - 1)) * _MIX[1]
+    return z ^ (z >> 31 & (1 << 33) - 1)

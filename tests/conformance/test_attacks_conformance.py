@@ -9,16 +9,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from intriguing.attacks import ATTACKS, AttackResult, AttackStatus
+from intriguing.attacks import ATTACKS, FGSM, LBFGS, PGD, AttackResult, AttackStatus, WorstOf
 from intriguing.errors import DataError, InputError, IntriguingError, ModelError
 from intriguing.nets.load import Model
 
 N, K = 12, 4
-attack_types = pytest.mark.parametrize("kind", [pytest.param(kind, id=name) for name, kind in ATTACKS.items()])
 
-
-# Fewer steps than by default, where the default is for real nets; a budget is told apart, and then they follow it.
+# Parameters by name, of attacks that need some: large enough to find something on the net below, few enough steps to
+# be quick.
 QUICK: dict[str, dict[str, Any]] = {
+    "fgsm": {"eps": 0.8},
+    "pgd": {"eps": 0.6, "steps": 50},
+    "square": {"eps": 0.8, "steps": 400},
+    "apgd": {"eps": 0.6, "steps": 50},
+    "apgd-t": {"eps": 0.6, "steps": 50},
+    "gaussian-noise": {"eps": 3.0},
+    "uniform-noise": {"eps": 1.0},
+    "worst-of": {"attacks": (FGSM(1.5, 2), LBFGS(), PGD(1.5, 2, steps=50)), "eps": 1.5},
+}
+KINDS = {**ATTACKS, "worst-of": WorstOf}
+GIVEN = {KINDS[name]: parameters for name, parameters in QUICK.items()}
+
+attack_types = pytest.mark.parametrize("kind", [pytest.param(kind, id=name) for name, kind in KINDS.items()])
+
+
+# Fewer steps than by default, where the default is for real nets; with a budget the steps follow from it.
+_FEWER: dict[str, dict[str, Any]] = {
     "ddn": {"steps": 60},
     "fmn": {"steps": 60},
     "fab": {"steps": 20},
@@ -26,6 +42,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "pdgd": {"steps": 60},
     "carlini-wagner": {"steps": 25, "searches": 4, "rate": 0.05, "first": 0.1},
 }
+FEWER = {ATTACKS[name]: parameters for name, parameters in _FEWER.items()}
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -54,9 +71,8 @@ def case(dtype: torch.dtype = torch.float32) -> tuple[Model, Tensor, Tensor]:
 
 
 def run(kind: Any, model: Any, images: Tensor, labels: Tensor, **parameters: Any) -> AttackResult:
-    name = next(name for name, registered in ATTACKS.items() if registered is kind)
-    quick = {} if "budget" in parameters else QUICK.get(name, {})
-    result = kind(**{**quick, **parameters})(model, images, labels, generator=seeded(2))
+    fewer = {} if "budget" in parameters else FEWER.get(kind, {})
+    result = kind(**{**GIVEN.get(kind, {}), **fewer, **parameters})(model, images, labels, generator=seeded(2))
     assert isinstance(result, AttackResult)
     return result
 
@@ -72,10 +88,10 @@ def test_it_describes_itself_and_is_frozen(kind: Any) -> None:
     assert kind.description
     assert "\n" not in kind.description
     assert dataclasses.is_dataclass(kind)
-    attack = kind()
+    attack = kind(**GIVEN.get(kind, {}))
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(attack, dataclasses.fields(kind)[0].name, None)
-    assert kind() == attack
+    assert kind(**GIVEN.get(kind, {})) == attack
 
 
 @attack_types

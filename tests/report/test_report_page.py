@@ -5,11 +5,11 @@ import json
 import math
 import os
 import re
-from html.parser import HTMLParser
 
 import pytest
 import sample_run
 import torch
+from outline import Outline
 
 from intriguing import report
 from intriguing.errors import StoreError
@@ -17,41 +17,7 @@ from intriguing.records import Record
 from intriguing.report import page
 from intriguing.studies.spec import Exhibit, Study
 
-_VOID = {"meta", "link", "img", "br", "hr", "input"}
 _EVIL = """</script><script>alert(1)</script><img src=x onerror=alert(2)>"'&{{ 7*7 }}"""
-
-
-class _Outline(HTMLParser):
-    """Checks that every element is closed where it should be, and collects ids, attributes and texts."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.stack: list[str] = []
-        self.ids: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.tags: list[str] = []
-        self.parents: list[tuple[str, str]] = []
-        self.feed(html)
-        self.close()
-        assert self.stack == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.parents.append((self.stack[-1] if self.stack else "", tag))
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        self.ids += [value for name, value in attrs if name == "id"]
-        if tag not in _VOID:
-            self.stack.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in _VOID:
-            self.stack.pop()
-
-    def handle_endtag(self, tag):
-        assert self.stack
-        assert self.stack[-1] == tag, (self.stack, tag)
-        self.stack.pop()
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +27,7 @@ def html() -> str:
 
 
 def test_elements_nest_and_ids_are_unique(html):
-    outline = _Outline(html)
+    outline = Outline(html)
     assert len(set(outline.ids)) == len(outline.ids)
     assert {"table-1", "table-2", "figure-7"} <= set(outline.ids)
     assert '<section id="table-1"' in html
@@ -69,7 +35,7 @@ def test_elements_nest_and_ids_are_unique(html):
 
 
 def test_nothing_is_asked_of_the_network(html):
-    outline = _Outline(html)
+    outline = Outline(html)
     links = [v for _, name, v in outline.attributes if name in ("src", "href", "xlink:href", "action", "srcset")]
     assert links
     assert all(v.startswith(("#", "data:")) for v in links)
@@ -79,7 +45,7 @@ def test_nothing_is_asked_of_the_network(html):
 
 
 def test_every_anchor_leads_somewhere(html):
-    outline = _Outline(html)
+    outline = Outline(html)
     targets = {v[1:] for _, name, v in outline.attributes if name in ("href", "xlink:href") and v.startswith("#")}
     assert targets <= set(outline.ids)
 
@@ -184,7 +150,7 @@ def test_untrusted_texts_are_shown_and_never_run():
         "run": {"settings": {_EVIL: _EVIL}, "hashes": {"x": _EVIL}},
     }
     html = report.build(study, results, records, command=_EVIL)
-    outline = _Outline(html)
+    outline = Outline(html)
     assert outline.tags.count("script") == 2
     assert not [a for a in outline.attributes if a[1].startswith("on")]
     assert not [a for a in outline.attributes if a == ("img", "src", "x")]
@@ -200,7 +166,7 @@ def test_the_script_that_runs_is_the_one_the_policy_names(html):
 
 def test_an_empty_run_is_still_a_page():
     html = report.build(sample_run.STUDY, {"schema": 1, "run": {}, "cells": []}, {}, command="intriguing reproduce")
-    _Outline(html)
+    Outline(html)
     assert "11 more are not in this run" in html
     assert "Figure 1, Table 1, Table 2, Figure 7, Table 4" in html
 
@@ -221,7 +187,7 @@ def test_missing_numbers_and_pictures_leave_dashes_and_words():
     figures = [gallery, {"kind": "gallery"}, {"kind": "distribution"}, {"kind": "unknown"}, {}]
     records = {"table-1": Record({"figures": figures, "notes": None, "tables": [{}]})}
     html = report.build(study, {**results, "cells": holes}, records, command="c")
-    _Outline(html)
+    Outline(html)
     assert "no picture" in html
     assert "nothing to draw" in html
     assert "∞" in html
@@ -298,7 +264,7 @@ def test_an_exhibit_is_one_section_whatever_its_name():
     odd: Exhibit = dataclasses.replace(sample_run.STUDY.exhibits[0], name='a "b" <c>')
     html = report.build(Study("s", "t", "c", "s", (odd,)), {"cells": []}, {odd.name: Record()}, command="c")
     assert '<section id="a-b-c"' in html
-    _Outline(html)
+    Outline(html)
 
 
 def test_sections_stand_in_their_parts_and_parts_in_the_studys_order(html):
@@ -316,7 +282,7 @@ def test_a_study_without_parts_is_one_run_of_sections():
         study, parts={}, exhibits=tuple(dataclasses.replace(e, part="") for e in study.exhibits)
     )
     html = report.build(plain, results, records, command="c")
-    _Outline(html)
+    Outline(html)
     assert 'class="part"' not in html
     assert html.count('class="exhibit') == len(records)
 

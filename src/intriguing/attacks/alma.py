@@ -56,14 +56,14 @@ class ALMA(Attack):
         last_rate: what is left of the step at the end, as a share.
         tau: the share of y that is progress enough.
         growth: gamma, of rho.
-        check: M, steps between two looks at y.
+        look: M, steps between two looks at y.
         slots: images moved at once.
     """
 
     description: ClassVar[str] = "the distance under the constraint of a wrong answer, augmented Lagrangian; L2 or L1"
     ranges: ClassVar[Mapping[str, Range]] = {
         "steps": COUNT, "first": POSITIVE, "memory": Range(0, 0.999), "last_rate": Range(0, 1, above=True),
-        "tau": Range(0, 1), "growth": Range(1), "check": COUNT, "slots": COUNT,
+        "tau": Range(0, 1), "growth": Range(1), "look": COUNT, "slots": COUNT,
     }  # fmt: skip
 
     norm: float = 2.0
@@ -75,7 +75,7 @@ class ALMA(Attack):
     last_rate: float = 0.01
     tau: float = 0.95
     growth: float = 1.2
-    check: int = 10
+    look: int = 10
     slots: int = 1024
 
     def _check(self) -> None:
@@ -127,7 +127,7 @@ class ALMA(Attack):
 
     def _weigh(self, rows: _Rows, y: Tensor, k: int, alpha: float) -> None:
         """Move rho and mu: algorithm 1, lines 6 to 12."""
-        if (k + 1) % self.check == 0:
+        if (k + 1) % self.look == 0:
             still = (rows.found_at > k) & (y >= self.tau * rows.y)
             rows.rho = torch.where(still, self.growth * rows.rho, rows.rho)
             rows.y = y

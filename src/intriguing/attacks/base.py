@@ -8,6 +8,7 @@ is never what an attack says of itself.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from intriguing import norms
 from intriguing.attacks.problem import check_labels, choose_targets
 from intriguing.attacks.result import AttackResult, AttackStatus, Phase, check_norm, sizes
 from intriguing.errors import InputError, ModelError
@@ -101,20 +103,13 @@ class Attack(ABC):
         Raises:
             InputError, DataError, ModelError: arguments that cannot be used; the message says what to do.
         """
-        for name, limits in self.ranges.items():
-            value = getattr(self, name)
-            if value is not None:
-                limits.check(name, value)
+        self.check()
         budget: int | None = getattr(self, "budget", None)
-        if budget is not None and budget < 1:
-            raise InputError(f"budget: expected at least 1 pass per image, got {budget}")
-        self._check()
-        if self.needs_generator and generator is None:
-            raise InputError(
-                f"generator: this attack draws {self.needs_generator}, so it needs a torch.Generator; "
-                'pass generator=intriguing.rng.generator("attack", seed)'
-            )
+        if self.needs_generator:
+            required(generator, self.needs_generator)
         model = as_model(model)
+        if self.needs_gradients:
+            model.require("gradients", f"the {type(self).__name__} attack")
         model.check_inputs(images)
         with model.frozen(), denormals_flushed():
             trial = Trial(
@@ -129,12 +124,41 @@ class Attack(ABC):
             self._search(trial, generator)
             return trial.result()
 
+    def check(self) -> None:
+        """Refuse parameters that cannot be used.
+
+        Raises:
+            InputError: names the parameter, what was expected and what came.
+        """
+        for name, limits in self.ranges.items():
+            value = getattr(self, name)
+            if value is not None:
+                limits.check(name, value)
+        budget: int | None = getattr(self, "budget", None)
+        if budget is not None and budget < 1:
+            raise InputError(f"budget: expected at least 1 pass per image, got {budget}")
+        self._check()
+
     def _check(self) -> None:  # noqa: B027 -- most attacks have nothing to add
         """Refuse parameters that `ranges` cannot express."""
 
     @abstractmethod
     def _search(self, trial: Trial, generator: torch.Generator | None) -> None:
         """Look for adversarial points of the images ``trial.attacked`` by ``trial.logits`` and ``trial.gradient``."""
+
+
+def required(generator: torch.Generator | None, draws: str) -> torch.Generator:
+    """Return the generator.
+
+    Raises:
+        InputError: there is none, though the attack `draws` something.
+    """
+    if generator is None:
+        raise InputError(
+            f"generator: this attack draws {draws}, so it needs a torch.Generator; "
+            'pass generator=intriguing.rng.generator("attack", seed)'
+        )
+    return generator
 
 
 class Trial:
@@ -352,6 +376,39 @@ class Trial:
         self.best[images], self.best_x[images] = size[first], x[nearest]
         self.best_target[images], self.phase[images] = z[nearest].argmax(1), int(phase)
         return success
+
+    # -- one attack as a part of another ------------------------------------------------------------------------
+
+    def branch(self, live: Tensor) -> Trial:
+        """Return a trial of the same images and counts with nothing found, for those of `live` (N,) bool."""
+        other = copy.copy(self)  # the counts of passes are the same tensors, changed in place
+        other.attacked = self.attacked & live
+        other.best, other.best_x = torch.full_like(self.best, torch.inf), self.clean.clone()
+        other.by_target = torch.full_like(self.by_target, torch.inf)
+        other.first_success, other.best_target = (torch.full_like(self.wanted, -1) for _ in range(2))
+        other.wanted, other.phase = torch.full_like(self.wanted, -1), torch.zeros_like(self.phase)
+        other.search, other.reserved = None, 1
+        return other
+
+    def join(self, other: Trial) -> Tensor:
+        """Take over what a branch found where it is nearer, and in the radius; return the images it broke (k,)."""
+        found = (other.attacked & other.best.isfinite()).nonzero().squeeze(1)
+        size = self.size(other.best_x[found], found)
+        if self.radius is not None:
+            inside = size <= self.radius * (1 + SLACK)
+            found, size = found[inside], size[inside]
+        torch.minimum(self.by_target, other.by_target, out=self.by_target)
+        new = found[self.first_success[found] < 0]
+        self.first_success[new] = other.first_success[new]
+        nearer = size < self.best[found]
+        at = found[nearer]
+        if other.search is not None or self.search is not None:
+            search = norms.l2(self.best_x - self.clean) if self.search is None else self.search
+            search[at] = norms.l2(other.best_x[at] - self.clean[at]) if other.search is None else other.search[at]
+            self.search = search
+        self.best[at], self.best_x[at] = size[nearer], other.best_x[at]
+        self.best_target[at], self.phase[at] = other.best_target[at], other.phase[at]
+        return found
 
     def tell(self, done: float, total: float) -> None:
         """Report progress, if anyone asked."""

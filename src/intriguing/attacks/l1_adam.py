@@ -117,13 +117,15 @@ class _Descent:
         self.steps = self._affordable()
 
     def _affordable(self) -> Tensor:
-        """Return how many steps each pair takes, (P,): its image pays 1 + per pair 2 each, 1 to look, 1 at the end."""
+        """Return how many steps each pair takes, (P,), of what is left: 2 each, 1 per pair to look, 1 at the end."""
         P = len(self.pairs)
         most = torch.full((P,), self.attack.steps, dtype=torch.int64, device=self.clean.device)
         if self.attack.budget is None:
             return most
         rivals = torch.bincount(self.pairs.image, minlength=len(self.clean))[self.pairs.image]
-        left = self.attack.budget - 1 - self.trial.reserved - rivals
+        image = self.pairs.image
+        paid = (self.trial.forwards + self.trial.backwards)[image]
+        left = self.attack.budget - paid - self.trial.reserved - rivals
         steps = most.minimum(left.clamp_min(0) // (2 * rivals))
         self.trial.spent[self.pairs.image[steps < self.attack.steps]] = True
         return steps

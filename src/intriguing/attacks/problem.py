@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from intriguing.errors import DataError, InputError, UnknownNameError
+from intriguing.errors import InputError, UnknownNameError
+from intriguing.nets.inputs import check_labels
+
+__all__ = ["TARGETS", "Pairs", "check_labels", "choose_targets", "margin"]
 
 TARGETS = {
     "random": "one wrong class per image, uniform over the wrong classes",
@@ -31,26 +34,6 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.image)
-
-
-def check_labels(labels: Tensor, count: int, classes: int) -> None:
-    """Refuse labels that are not `count` class indices below `classes`.
-
-    Raises:
-        InputError: another shape or dtype.
-        DataError: a label outside 0 ... classes - 1, with the ids of the images.
-    """
-    if labels.dim() != 1 or len(labels) != count or labels.dtype != torch.int64:
-        raise InputError(
-            f"labels: expected int64 of shape ({count},), one per image, got {labels.dtype} {tuple(labels.shape)}"
-        )
-    bad = ((labels < 0) | (labels >= classes)).nonzero().squeeze(1)
-    if len(bad):
-        raise DataError(
-            f"labels: expected 0 to {classes - 1} for a net with {classes} classes, got "
-            f"{labels[bad[:5]].tolist()} at images {bad[:5].tolist()} ({len(bad)} in all); "
-            "check that the net and the data have the same classes"
-        )
 
 
 def choose_targets(

@@ -98,23 +98,33 @@ def read(table: pa.Table, columns: Columns, where: str, *, follow_paths: bool = 
     Raises:
         DataError: no rows; missing or out-of-range labels; pixels that are no numbers in range.
     """
-    if not table.num_rows:
-        raise DataError(f"{where} holds no rows")
-    labels = _labels(table.column(columns.label), where)
-    check_labels(labels, columns.classes, where)
+    numbers = labels(table, columns, where)
     column = table.column(columns.image)
     if not _is_nested(column.type):
 
         def encoded(wanted: Tensor) -> Iterator[Picture]:
             return _encoded(column, wanted, where, follow_paths)
 
-        return Rows(labels, columns.classes, encoded, columns.notes)
+        return Rows(numbers, columns.classes, encoded, columns.notes)
     dense = _dense(column, where)
 
     def plain(wanted: Tensor) -> Iterator[Picture]:
         return (Picture(dense[i], f"row {i} of {where}") for i in wanted.tolist())
 
-    return Rows(labels, columns.classes, plain, columns.notes)
+    return Rows(numbers, columns.classes, plain, columns.notes)
+
+
+def labels(table: pa.Table, columns: Columns, where: str) -> Tensor:
+    """Return the labels (N,) int64 of a table that has at least the label column, N at least 1.
+
+    Raises:
+        DataError: no rows; missing or out-of-range labels.
+    """
+    if not table.num_rows:
+        raise DataError(f"{where} holds no rows")
+    found = _labels(table.column(columns.label), where)
+    check_labels(found, columns.classes, where)
+    return found
 
 
 def _metadata(schema: pa.Schema, key: str, where: str) -> Any:

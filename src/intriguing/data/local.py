@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,16 +84,44 @@ class ParquetFile:
     def open(self) -> Rows:
         """Read the two columns into memory, checksums of pages verified where the file has them."""
         where = quoted(self.path)
-        try:
-            with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
-                schema = file.schema_arrow
-                chosen = columns.choose(schema, columns.declared_features(schema, where), where)
-                table = file.read(columns=[chosen.image, chosen.label])
-        except (pa.ArrowException, OSError, ValueError) as error:
-            reason = shorten(str(error))
-            raise DataError(f"{where} is damaged or not a Parquet file ({reason}); restore it") from error
+        with self._damage_named(), pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+            schema = file.schema_arrow
+            chosen = columns.choose(schema, columns.declared_features(schema, where), where)
+            table = file.read(columns=[chosen.image, chosen.label])
         rows = columns.read(table, chosen, where)
         return Rows(rows.labels, rows.classes, rows.pictures, {"source": "a Parquet file", **rows.notes})
+
+    def in_pieces(self) -> Rows:
+        """Read the labels into memory, and of the images one row group at a time, when they are asked for."""
+        where = quoted(self.path)
+        with self._damage_named(), pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+            schema = file.schema_arrow
+            chosen = columns.choose(schema, columns.declared_features(schema, where), where)
+            table = file.read(columns=[chosen.label])
+            groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+        labels = columns.labels(table, chosen, where)
+        starts = torch.tensor([0, *groups]).cumsum(0)
+
+        def pictures(wanted: Tensor) -> Iterator[Picture]:
+            group = torch.searchsorted(starts, wanted, right=True) - 1
+            runs, lengths = torch.unique_consecutive(group, return_counts=True)
+            for g, ids in zip(runs.tolist(), torch.split(wanted, lengths.tolist()), strict=True):
+                yield from self._group(g, chosen, f"row group {g} of {where}").pictures(ids - starts[g])
+
+        return Rows(labels, chosen.classes, pictures, {"source": "a Parquet file", **chosen.notes})
+
+    def _group(self, group: int, chosen: columns.Columns, where: str) -> Rows:
+        with self._damage_named(), pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+            table = file.read_row_group(group, columns=[chosen.image, chosen.label])
+        return columns.read(table, chosen, where)
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = shorten(str(error))
+            raise DataError(f"{quoted(self.path)} is damaged or not a Parquet file ({reason}); restore it") from error
 
 
 class _File(NamedTuple):

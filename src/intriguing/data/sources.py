@@ -71,7 +71,7 @@ def load(
     """
     _check(name, split, size, limit)
     entries = cache.folder(cache_dir)
-    with _reading():
+    with reading():
         place = _find(name, split, data_dir)
         # The name is part of the key because what a name promises is checked when its images are decoded.
         key = cache.key(place=place.fingerprint(), name=name, size=size, limit=limit, tools=_tools())
@@ -97,7 +97,7 @@ def names(data_dir: str | os.PathLike[str] | None = None) -> dict[str, str]:
         True
     """
     known = dict(_DESCRIBED)
-    with _reading():
+    with reading():
         for root in _listed(_folder(data_dir)):
             line = local.describe(root)
             if line is not None and root.name != "digits":
@@ -105,8 +105,28 @@ def names(data_dir: str | os.PathLike[str] | None = None) -> dict[str, str]:
     return known
 
 
+def opened(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None, size: int | None = None) -> Rows:
+    """Return the labels of a split and a way to decode its images piece by piece; nothing is cached.
+
+    Args:
+        name: as in `load`.
+        split: likewise.
+        data_dir: likewise.
+        size: what the caller will ask for; only checked.
+
+    Raises:
+        UnknownNameError, InputError, DataError: as `load`.
+    """
+    _check(name, split, size, None)
+    with reading():
+        place = _find(name, split, data_dir)
+        rows = place.in_pieces() if isinstance(place, local.ParquetFile) else place.open()
+    _check_complete(name, split, len(rows.labels))
+    return rows
+
+
 @contextmanager
-def _reading() -> Iterator[None]:
+def reading() -> Iterator[None]:
     """Turn the system's refusals into our error, the file named."""
     try:
         yield
@@ -200,7 +220,7 @@ def _cached(entries: Path | None, key: str, name: str, split: str) -> ImageSet |
     if entry is None:
         return None
     facts: dict[str, Any] = dict(entry.facts)
-    images, labels = _tensor(entry.pixels), torch.from_numpy(entry.labels)
+    images, labels = tensor(entry.pixels), torch.from_numpy(entry.labels)
     classes = tuple(facts["classes"])
     if content_hash(images, labels, classes, facts["recipe"]) != facts["hash"]:
         cache.damaged(entries, key, "its content does not match its hash")
@@ -223,7 +243,7 @@ def _decoded(
     found = assemble(
         name,
         split,
-        _tensor(block.pixels),
+        tensor(block.pixels),
         rows.labels[chosen],
         rows.classes,
         recipe=block.recipe,
@@ -244,7 +264,7 @@ def _check_complete(name: str, split: str, total: int) -> None:
         )
 
 
-def _tensor(pixels: Pixels) -> Tensor:
+def tensor(pixels: Pixels) -> Tensor:
     """Return (N, H, W) or (N, H, W, C) pixels, uint8 or float32, as (N, C, H, W) float32 in [0, 1]."""
     images = torch.from_numpy(pixels)
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)

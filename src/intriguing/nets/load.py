@@ -6,24 +6,19 @@ It never moves the net, never changes it for good, and adds next to nothing to t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from intriguing.errors import DataError, InputError, ModelError
+from intriguing.errors import InputError, IntriguingError, ModelError, NetFailedError, UnknownNameError
+from intriguing.nets.answers import ANSWERS, to_logits, unwrap
+from intriguing.nets.inputs import check_images, some
 
-# Published normalisations (mean, standard deviation), named in a message when pixels fit one of them.
-_NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "MNIST": ((0.1307,), (0.3081,)),
-    "Fashion-MNIST": ((0.2860,), (0.3530,)),
-    "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "CIFAR-10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "CIFAR-100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "half": ((0.5,), (0.5,)),
-}
+CAPABILITIES = ("labels", "logits", "gradients")  # each includes those before it
 
 
 class Model:
@@ -32,7 +27,8 @@ class Model:
     Calling it with images (B, C, H, W) or (B, n) in the box returns logits (B, K), differentiable with
     respect to the images. A net's answer may also be an object with ``.logits``, a mapping with ``"logits"``,
     or a tuple or list of one tensor. A single logit z per image, (B,) or (B, 1), becomes the two logits
-    (0, z), so that class 1 has probability sigmoid(z).
+    (0, z), so that class 1 has probability sigmoid(z). Nets that give several labels to one image are not served:
+    everything here is a distance to the nearest wrong class, which needs one right class.
 
     The net stays where it is and as it is: device and dtype are read from its parameters, and `frozen` puts
     back whatever it changes.
@@ -43,6 +39,15 @@ class Model:
         mean: subtracted from the pixels, a number or one per channel (axis 1).
         std: divides them afterwards, a number or one per channel, positive.
         name: what reports call it; by default the class name.
+        answers: ``"logits"``; ``"probabilities"``, whose logarithm is taken; or ``"labels"``, (B,) integers.
+        classes: how many there are, where the net answers labels.
+        gradients: False for a net that passes none (another runtime, say), so that what needs them says so.
+        size: height and width the net wants, or its side; images of other sizes are resized inside (bilinear,
+            antialiased), so that nets of several sizes share one pixel space.
+        bgr: the net wants blue first; images stay RGB, and mean and std are in the net's order.
+
+    Attributes:
+        capabilities: what the net gives, of ``("labels", "logits", "gradients")``.
 
     Raises:
         InputError: something that is no net, an empty box, or a standard deviation that is not positive.
@@ -60,21 +65,38 @@ class Model:
         mean: float | Sequence[float] | Tensor | None = None,
         std: float | Sequence[float] | Tensor | None = None,
         name: str | None = None,
+        *,
+        answers: str = "logits",
+        classes: int | None = None,
+        gradients: bool = True,
+        size: int | tuple[int, int] | None = None,
+        bgr: bool = False,
     ) -> None:
         if not callable(net):
             raise InputError(f"net must be a torch module or a function from images to logits, got {net!r}")
-        low, high = (float(side) for side in box)
-        if not low < high:
-            raise InputError(f"box must be (lowest, highest) pixel with lowest < highest, got {box}")
+        low, high = _checked_box(box)
         self.net = net
         self.box = (low, high)
         self.mean = _channel_values("mean", mean)
         self.std = _channel_values("std", std)
-        if not bool((self.std > 0).all()) or not bool(self.mean.isfinite().all()):
+        if not bool((self.std > 0).all()) or not bool((self.mean + self.std).isfinite().all()):
             raise InputError(f"std must be positive and mean finite, got std={std}, mean={mean}")
+        if answers not in ANSWERS:
+            raise UnknownNameError("kind of answer", answers, ANSWERS)
+        if answers == "labels" and not (type(classes) is int and classes >= 2):
+            raise InputError(
+                f'classes: expected how many there are, at least 2, with answers="labels", got {classes!r}'
+            )
+        self.answers, self.classes = answers, classes
+        given = 1 if answers == "labels" else 2 + bool(gradients)
+        self.capabilities: tuple[str, ...] = CAPABILITIES[:given]
+        self.size = (size, size) if isinstance(size, int) else size
+        if self.size is not None and not (len(self.size) == 2 and min(self.size) >= 1):
+            raise InputError(f"size: expected a side or (height, width) in pixels, got {size!r}")
+        self.bgr = bgr
         self.name = name or (type(net).__name__ if isinstance(net, nn.Module) else _function_name(net))
-        self._preprocesses = mean is not None or std is not None
-        self._constants: dict[tuple[torch.device, torch.dtype, int], tuple[Tensor, Tensor]] = {}
+        self._preprocesses = mean is not None or std is not None or size is not None or bgr
+        self._constants: dict[tuple[torch.device, torch.dtype, int, int], tuple[Tensor, Tensor]] = {}
 
     def __repr__(self) -> str:
         return f"Model({self.name}, box={self.box})"
@@ -85,14 +107,41 @@ class Model:
         Raises:
             ModelError: an answer that is not one row of logits per image. Values are not looked at: see
                 `check`.
+            NetFailedError: the net itself raised; its own error is the cause.
         """
-        answer = self.net(self._preprocess(images) if self._preprocesses else images)
+        given = self._preprocess(images) if self._preprocesses else images
+        try:
+            answer = self.net(given)
+        except Exception as error:
+            if isinstance(error, IntriguingError) or out_of_memory(error):
+                raise
+            raise self._failure(error, given) from error
         # The hot path: an ordinary net passes these comparisons and nothing else.
-        if type(answer) is Tensor and answer.ndim == 2 and answer.is_floating_point():
+        if type(answer) is Tensor and answer.ndim == 2 and answer.is_floating_point() and self.answers == "logits":
             rows, columns = answer.shape
             if columns > 1 and rows == images.shape[0]:
                 return answer
-        return _logits(answer, images.shape[0])
+        return to_logits(answer, images.shape[0], self.answers, self.classes)
+
+    def require(self, capability: str, wanted_by: str) -> None:
+        """Refuse in words what the net cannot serve.
+
+        Args:
+            capability: ``"labels"``, ``"logits"`` or ``"gradients"``.
+            wanted_by: what needs it, as the message names it.
+
+        Raises:
+            ModelError: the net does not give it; the message says what does without.
+
+        Example:
+            >>> Model(nn.Identity()).require("gradients", "the L-BFGS attack")
+        """
+        if capability not in self.capabilities:
+            has = " and ".join(self.capabilities)
+            raise ModelError(
+                f"{self.name} gives {has} but no {capability}, which {wanted_by} needs. Use an attack that asks for "
+                f"{self.capabilities[-1]} alone (see intriguing list), or give the net as a torch module."
+            )
 
     @property
     def device(self) -> torch.device:
@@ -153,7 +202,12 @@ class Model:
         """
         finite = logits.detach().isfinite().all(dim=1)
         if not bool(finite.all()):
-            rows = _some((~finite).nonzero().flatten().tolist())
+            rows = some((~finite).nonzero().flatten().tolist())
+            if self.answers == "probabilities":
+                raise ModelError(
+                    f"{self.name} returns probabilities of exactly 0 or 1 for images {rows}: saturated, so that no "
+                    "gradient is left in them. Give the net without its last softmax or sigmoid."
+                )
             raise ModelError(
                 f"{self.name} returns NaN or infinite logits for images {rows}. Check its weights, and "
                 f"that its images belong in the box {self.box}."
@@ -179,50 +233,40 @@ class Model:
             >>> Model(nn.Flatten()).check_inputs(torch.zeros(1, 1, 2, 2)).shape
             torch.Size([1, 1, 2, 2])
         """
-        low, high = self.box
-        if not images.is_floating_point():
-            raise DataError(
-                f"images must be floating point in [{low:g}, {high:g}], got {images.dtype}. For bytes "
-                "0..255 pass images.float() / 255."
-            )
-        if images.ndim not in (2, 4) or not images.numel():
-            raise DataError(
-                f"images must be (B, C, H, W) or (B, n) with at least one image and one pixel, got shape "
-                f"{tuple(images.shape)}"
-            )
-        rows = images.detach().flatten(1)
-        finite = rows.isfinite().all(dim=1)
-        if not bool(finite.all()):
-            bad = _some((~finite).nonzero().flatten().tolist())
-            raise DataError(f"NaN or infinite pixels in images {bad}. Repair these images or leave them out.")
-        least, most = rows.amin(dim=1), rows.amax(dim=1)
-        outside = (least < low) | (most > high)
-        if bool(outside.any()):
-            raise DataError(
-                f"pixels must lie in the box [{low:g}, {high:g}], but go from {least.min().item():.4g} to "
-                f"{most.max().item():.4g} (images {_some(outside.nonzero().flatten().tolist())}). "
-                + _advice(images.detach(), self.box)
-            )
-        return images
+        return check_images(images, self.box)
 
     @torch.no_grad()
     def logits(self, images: Tensor, batch: int = 1000) -> Tensor:
         """Return the logits (B, K) of any number of images, frozen, without gradients, checked.
 
-        Only `batch` images at a time go to the net's device and dtype; the answer is on the images' device.
+        Only `batch` images at a time go to the net's device and dtype, fewer from the moment memory runs out; the
+        answer is on the images' device.
 
         Raises:
             ModelError: see `__call__` and `check`.
         """
         if batch < 1:
             raise InputError(f"batch must be at least 1, got {batch}")
+        if not isinstance(images, Tensor) or images.ndim < 2 or not len(images):
+            got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise InputError(f"images: expected a tensor of at least one image (B, C, H, W) or (B, n), got {got}")
         device, dtype = self.device, self.dtype
+        parts: list[Tensor] = []
+        done = 0
         with self.frozen():
-            parts = [
-                self.check(self(part.to(device=device, dtype=dtype))).to(images.device)
-                for part in torch.split(images, batch)
-            ]
-        return torch.cat(parts)
+            while done < len(images):
+                part = images[done : done + batch]
+                try:
+                    z = self(part.to(device=device, dtype=dtype)).to(images.device)
+                except Exception as error:
+                    # Rows do not see each other, so fewer at a time change nothing but the memory.
+                    if batch == 1 or not out_of_memory(error):
+                        raise
+                    batch = max(1, min(batch, len(part)) // 2)
+                    continue
+                parts.append(z)
+                done += len(part)
+        return self.check(torch.cat(parts))
 
     def predict(self, images: Tensor, batch: int = 1000) -> Tensor:
         """Return the class of the largest logit, (B,) int64, on the images' device.
@@ -239,6 +283,21 @@ class Model:
             [1]
         """
         return self.logits(images, batch).argmax(dim=1)
+
+    @torch.no_grad()
+    def place_of_answer(self, images: Tensor) -> str:
+        """Say where in the net's answer the logits are, in words.
+
+        Raises:
+            ModelError: see `__call__`.
+
+        Example:
+            >>> Model(lambda x: {"logits": x}).place_of_answer(torch.zeros(1, 2))
+            '"logits" of a dict'
+        """
+        given = images.to(device=self.device, dtype=self.dtype)
+        with self.frozen():
+            return unwrap(self.net(self._preprocess(given) if self._preprocesses else given))[1]
 
     def layers(self) -> dict[str, nn.Module]:
         """Return every submodule by its path, in the order of definition; the net itself is left out.
@@ -268,8 +327,10 @@ class Model:
         return None
 
     def _preprocess(self, images: Tensor) -> Tensor:
-        """Return (images - mean) / std, channel by channel on axis 1."""
-        key = (images.device, images.dtype, images.ndim)
+        """Return (images - mean) / std, channel by channel on axis 1, after any resizing and reordering."""
+        if self.size is not None or self.bgr:
+            images = self._arrange(images)
+        key = (images.device, images.dtype, images.ndim, images.shape[1])
         if key not in self._constants:
             channels = max(self.mean.numel(), self.std.numel())
             if channels > 1 and (images.ndim != 4 or images.shape[1] != channels):
@@ -281,6 +342,26 @@ class Model:
             self._constants[key] = (self.mean.to(images).view(shape), self.std.to(images).view(shape))
         mean, std = self._constants[key]
         return (images - mean) / std
+
+    def _arrange(self, images: Tensor) -> Tensor:
+        """Return images in the net's size and order of channels."""
+        if images.ndim != 4 or (self.bgr and images.shape[1] != 3):
+            want = "(B, 3, H, W)" if self.bgr else "(B, C, H, W)"
+            raise InputError(f"a net with size or bgr set takes images {want}, got shape {tuple(images.shape)}")
+        if self.size is not None and images.shape[2:] != self.size:
+            images = nn.functional.interpolate(images, self.size, mode="bilinear", antialias=True)
+        return images.flip(1) if self.bgr else images
+
+    def _failure(self, error: Exception, given: Tensor) -> NetFailedError:
+        """Say in words what the net was given when it raised."""
+        found = self._example()
+        want = "" if found is None else f"; its weights are {found.dtype} on {found.device}"
+        lines = str(error).strip().splitlines()
+        return NetFailedError(
+            f"{self.name} failed on images of shape {tuple(given.shape)}, {given.dtype} on {given.device}{want}. "
+            f"{type(error).__name__}: {lines[0] if lines else 'no message'}. Check the shape of the images, and "
+            "give them in the dtype and on the device of the weights (the net is never moved)."
+        )
 
 
 def as_model(net: Model | nn.Module | Callable[[Tensor], Any]) -> Model:
@@ -296,45 +377,13 @@ def as_model(net: Model | nn.Module | Callable[[Tensor], Any]) -> Model:
     return net if isinstance(net, Model) else Model(net)
 
 
-def _logits(answer: Any, rows: int) -> Tensor:
-    """Return the logits (B, K) inside any answer a net may give, or say what is wrong with it."""
-    logits = _unwrap(answer)
-    if not logits.is_floating_point():
-        raise ModelError(f"the net returned {logits.dtype}, not logits; return the scores before any argmax")
-    # A squeezed single logit is (B,), and () where there is but one image.
-    if logits.ndim <= 1 and logits.numel() == rows:
-        logits = logits.reshape(rows, 1)
-    if logits.ndim != 2 or logits.shape[1] == 0 or logits.shape[0] != rows:
-        raise ModelError(
-            f"the net returned shape {tuple(logits.shape)} for {rows} images; expected logits "
-            f"({rows}, classes), one row per image. Flatten spatial outputs and keep the batch axis."
-        )
-    if logits.shape[1] == 1:
-        return torch.cat((torch.zeros_like(logits), logits), dim=1)
-    return logits
-
-
-def _unwrap(answer: Any) -> Tensor:
-    """Return the tensor of logits in a tensor, an object, a mapping or a tuple of one."""
-    if isinstance(answer, Tensor):
-        return answer
-    inner = getattr(answer, "logits", None)
-    if inner is None and isinstance(answer, Mapping):
-        inner = answer.get("logits")
-    if inner is None and isinstance(answer, tuple | list) and len(answer) == 1:
-        inner = answer[0]
-    if isinstance(inner, Tensor):
-        return inner
-    raise ModelError(
-        f"the net returned {type(answer).__name__}; expected a tensor of logits, an object with .logits, a "
-        'mapping with "logits", or a tuple of one tensor. Wrap the net so that it returns one of these.'
-    )
-
-
 def _channel_values(name: str, value: float | Sequence[float] | Tensor | None) -> Tensor:
     """Return mean or std as a float64 vector, one value or one per channel."""
     neutral = 0.0 if name == "mean" else 1.0
-    vector = torch.as_tensor(neutral if value is None else value, dtype=torch.float64, device="cpu").flatten()
+    try:
+        vector = torch.as_tensor(neutral if value is None else value, dtype=torch.float64, device="cpu").flatten()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name} must be a number or one number per channel, got {value!r}") from None
     if not vector.numel():
         raise InputError(f"{name} must be a number or one number per channel, got nothing")
     return vector
@@ -344,47 +393,24 @@ def _function_name(net: object) -> str:
     return str(getattr(net, "__name__", type(net).__name__))
 
 
-def _some(rows: list[int]) -> str:
-    """Return the first few row numbers, and how many more there are."""
-    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-    return ", ".join(str(row) for row in rows[:5]) + more
+def _checked_box(box: tuple[float, float]) -> tuple[float, float]:
+    """Return (lowest, highest) pixel."""
+    try:
+        low, high = (float(side) for side in box)
+    except (TypeError, ValueError):
+        raise InputError(f"box must be (lowest, highest) pixel, two numbers, got {box!r}") from None
+    if not low < high or not math.isfinite(high - low):
+        raise InputError(f"box must be (lowest, highest) pixel with lowest < highest, both finite, got {box}")
+    return low, high
 
 
-def _advice(images: Tensor, box: tuple[float, float]) -> str:
-    """Say what scale or normalisation pixels outside the box seem to have, and what to do about it."""
-    least, most = images.min().item(), images.max().item()
-    if box == (0.0, 1.0) and least >= 0 and 2 < most <= 255:
-        return "They look like bytes 0..255: pass images / 255."
-    found = _likely_normalisation(images) if box == (0.0, 1.0) else None
-    if found:
-        mean, std = _NORMALISATIONS[found]
-        values = f"mean {mean}, std {std}" if len(mean) > 1 else f"mean {mean[0]}, std {std[0]}"
-        return (
-            f"They look normalised as for {found} ({values}): pass images in [0, 1] and give these numbers "
-            "to Model(net, mean=..., std=...)."
-        )
-    return "Scale the images, or name their range: Model(net, box=(lowest, highest))."
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out, on a GPU or on the CPU.
 
-
-def _likely_normalisation(images: Tensor) -> str | None:
-    """Return the published normalisation whose inverse fills [0, 1] best, or None if none comes close.
-
-    Images nearly always hold almost black and almost white pixels, so undoing the right normalisation gives
-    pixels from about 0 to about 1; a wrong one leaves the box or fills little of it.
+    Example:
+        >>> out_of_memory(MemoryError())
+        True
     """
-    best, best_gap = None, 0.35  # of the unit range left unfilled; more is no evidence
-    for name, (mean, std) in _NORMALISATIONS.items():
-        if len(mean) > 1 and (images.ndim != 4 or images.shape[1] != len(mean)):
-            continue
-        # A single-channel normalisation of colour images is unusual, except for the neutral one.
-        if len(mean) == 1 and name != "half" and images.ndim == 4 and images.shape[1] != 1:
-            continue
-        shape = (1, -1, 1, 1) if images.ndim == 4 else (1, -1)
-        m, s = (torch.tensor(values, dtype=images.dtype).to(images).view(shape) for values in (mean, std))
-        pixels = images * s + m
-        low, high = pixels.min().item(), pixels.max().item()
-        gap = abs(low) + abs(1 - high)
-        # Published means are rounded to 3 or 4 digits, so the inverse may leave the box by as much.
-        if low > -1e-3 and high < 1 + 1e-3 and gap < best_gap:
-            best, best_gap = name, gap
-    return best
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -85,7 +85,7 @@ def _row_text(axes: Axes, one: Mapping[str, Any], n: int, foot: float, band: flo
     mean, paper = fmt.finite(one.get("measured")), fmt.finite(one.get("printed"))
     absent = len(one.get("values") or ()) - n
     size = f"n {fmt.count(n)}" + (f", {absent} without" if absent else "")
-    numbers = [("ours", "ours", mean), ("paper", "paper", paper)]
+    numbers = [(fmt.clean(one.get("mark", "ours")), "ours", mean), ("paper", "paper", paper)]
     if wide:
         pen.text(axes, 0, foot - band * 0.42, pen.clip(one.get("label", ""), 20), weight="bold")
         pen.text(axes, 0, foot - band * 0.42 + 16, size, colour="quiet", size=pen.SMALL)

@@ -32,7 +32,7 @@ def figures(
     pictures = (record.values.get("figures") or ()) if record else ()
     tensors = record.tensors if record else {}
     views = [
-        _figure(_completed(picture, exhibit, cells), f"{ident}-figure-{i + 1}", tensors, album)
+        drawn(_completed(picture, exhibit, cells), f"{ident}-figure-{i + 1}", tensors, album)
         for i, picture in enumerate(pictures)
     ]
     for i, view in enumerate(views):
@@ -64,8 +64,15 @@ def _completed(picture: Mapping[str, Any], exhibit: Exhibit, cells: Sequence[Map
     return picture
 
 
-def _figure(picture: Mapping[str, Any], ident: str, tensors: Mapping[str, Any], album: images.Album) -> dict[str, Any]:
-    """Return one picture drawn: two charts, or a gallery's tiles, or cards, or nothing if nothing can be drawn."""
+def drawn(picture: Mapping[str, Any], ident: str, tensors: Mapping[str, Any], album: images.Album) -> dict[str, Any]:
+    """Return one picture drawn: two charts, or a gallery's tiles, or cards, or nothing if nothing can be drawn.
+
+    Args:
+        picture: one of a record's ``figures``; a ``key`` of its own, pairs of style class and meaning, is kept.
+        ident: unique on the page.
+        tensors: hold the images of galleries and cards.
+        album: encodes them.
+    """
     kind = fmt.clean(picture.get("kind", ""))
     tiles = [_group(g, tensors, album) for g in picture.get("groups") or ()] if kind == "gallery" else []
     deck = [cards.card(c, tensors, album) for c in picture.get("cards") or ()] if kind == "cards" else []
@@ -80,7 +87,9 @@ def _figure(picture: Mapping[str, Any], ident: str, tensors: Mapping[str, Any], 
         "tiles": [t for t in tiles if t["rows"]],
         "cards": deck,
         "reduced": max([p.reduced for p in shown if p], default=1),
-        "key": _key(picture),
+        "key": picture["key"] if "key" in picture else _key(picture),
+        "repeats": False,
+        "folded": False,
         "off_scale": kind == "lines" and line_chart.off_scale(picture),
     }
 

@@ -30,6 +30,7 @@ class _Layout:
     head: float
     unit: fmt.Unit
     full: float
+    places: int | None
 
 
 def _layout(columns: Sequence[object], values: Sequence[float], stated: object, wide: bool) -> _Layout:
@@ -37,10 +38,12 @@ def _layout(columns: Sequence[object], values: Sequence[float], stated: object, 
     unit = fmt.unit_of("", values, stated)
     full = 1.0 if unit == "percent" else max(map(abs, values), default=1.0) or 1.0
     lines = max(len(_column_name(column, wide)) for column in columns)
+    # Counts are whole numbers; others keep the digits they have.
+    places = 1 if unit == "percent" else 0 if all(v == int(v) for v in values) else None
     head = 46.0 + 13.0 * lines
     if wide:
-        return _Layout(wide, 164.0, 66.0, 40.0, head, unit, full)
-    return _Layout(wide, 92.0, max(42.0, min(66.0, 264.0 / len(columns))), 42.0, head, unit, full)
+        return _Layout(wide, 164.0, 66.0, 40.0, head, unit, full, places)
+    return _Layout(wide, 92.0, max(42.0, min(66.0, 264.0 / len(columns))), 42.0, head, unit, full, places)
 
 
 def heatmap(picture: Mapping[str, Any], ident: str, wide: bool) -> Markup | None:
@@ -95,7 +98,7 @@ def _panel(
     left, top = corner
     rows, columns = list(picture["rows"]), list(picture["columns"])
     right = left + size.side * len(columns)
-    title = "measured here" if colour == "ours" else "printed in the paper"
+    title = picture.get("name", "measured here") if colour == "ours" else "printed in the paper"
     pen.text(axes, left, top + 10, title, colour=colour, weight="bold")
     if picture.get("column_label"):
         name = f"{picture['column_label']} →"
@@ -135,7 +138,7 @@ def _square(axes: Axes, at: tuple[float, float], size: _Layout, value: float | N
     axes.add_patch(place)
     shaded = share is not None and not own
     ink = ("ground" if share is not None and share > 0.45 else "ink") if shaded else "quiet"
-    places = 1 if size.unit == "percent" else fmt.own_decimals(value)
+    places = fmt.own_decimals(value) if size.places is None else size.places
     text = fmt.number(value, size.unit, places, sign=False)
     small = pen.TEXT if w > 50 else 11.0
     pen.text(axes, x + w / 2, y + h / 2, text, colour=ink, size=small, ha="center", zorder=4)

@@ -7,20 +7,16 @@ because names of files, classes and nets are the user's.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import torch
-from markupsafe import Markup
 
 from intriguing.errors import StoreError
 from intriguing.records import Record
-from intriguing.report import code, embed, figures, findings, images, provenance, tables
+from intriguing.report import code, embed, figures, findings, images, provenance, sheet, tables
 from intriguing.report import format as fmt
 from intriguing.store.files import write_atomic
 from intriguing.studies.spec import Exhibit, Study
@@ -74,36 +70,29 @@ def build(
     heroes = [s["hero"] for s in sections if s["hero"]]
     origins = {s["ident"]: (fmt.heading(s["name"]), s["origin"]) for s in sections if s["origin"]}
     anchors = code.anchors([origin for _, origin in origins.values()])
-    style, script = _asset("style.css"), _asset("script.js")
-    page = _environment().get_template("page.html.j2")
-    return fmt.clean(
-        page.render(
-            study=study,
-            parts=_parts(study, sections),
-            sections=sections,
-            absent=[e for e, s in zip(study.exhibits, shown, strict=True) if s is None],
-            # Errata are for citing; they open the page only if it holds nothing else.
-            findings=findings.strongest([(s["part"], s["ident"], s["findings"]) for s in proper or sections]),
-            names={s["ident"]: fmt.heading(s["name"]) for s in sections},
-            hero=max(heroes, key=lambda h: h["rank"], default=None),
-            judged=bool(judged),
-            summary=_sentence(judged),
-            measured_on=_measured_on(run.get("settings") or {}),
-            verdicts=tables.VERDICTS,
-            marks=_MARKS,
-            settings=fmt.flatten(run.get("settings") or {}),
-            groups=[(word, fmt.flatten(run.get(word) or {})) for word in ("environment", "seeds", "hashes")],
-            command=command,
-            anchors=anchors,
-            functions=code.entries(origins, anchors),
-            arxiv=_arxiv(study),
-            data=embed.readable(results),
-            embedded=embed.embedded(results),
-            heading=fmt.heading,
-            style=style,
-            script=script,
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        )
+    return sheet.render(
+        "page.html.j2",
+        study=study,
+        parts=_parts(study, sections),
+        sections=sections,
+        absent=[e for e, s in zip(study.exhibits, shown, strict=True) if s is None],
+        # Errata are for citing; they open the page only if it holds nothing else.
+        findings=findings.strongest([(s["part"], s["ident"], s["findings"]) for s in proper or sections]),
+        names={s["ident"]: fmt.heading(s["name"]) for s in sections},
+        hero=max(heroes, key=lambda h: h["rank"], default=None),
+        judged=bool(judged),
+        summary=_sentence(judged),
+        measured_on=_measured_on(run.get("settings") or {}),
+        verdicts=tables.VERDICTS,
+        marks=_MARKS,
+        settings=fmt.flatten(run.get("settings") or {}),
+        groups=[(word, fmt.flatten(run.get(word) or {})) for word in ("environment", "seeds", "hashes")],
+        command=command,
+        anchors=anchors,
+        functions=code.entries(origins, anchors),
+        arxiv=_arxiv(study),
+        data=embed.readable(results),
+        embedded=embed.embedded(results),
     )
 
 
@@ -263,21 +252,3 @@ def _measured_on(settings: Mapping[str, Any]) -> str:
 def _slug(name: str) -> str:
     """Return a name as an id: letters, digits, hyphens."""
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "part"
-
-
-def _environment() -> jinja2.Environment:
-    """Return the template environment: everything escaped, an unknown name is an error."""
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("intriguing.report", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _asset(name: str) -> Markup:
-    """Return the style sheet or the script as it is; both are ours and hold nothing of the user's."""
-    environment = _environment()
-    assert environment.loader is not None  # set one function above
-    return Markup(environment.loader.get_source(environment, name)[0].strip())

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from intriguing import documents
 from intriguing.report import format as fmt
 from intriguing.studies.spec import Printed
 
@@ -275,7 +276,7 @@ def _block(rows: Sequence[tuple[str, tuple[CellView | None, ...]]], columns: Seq
 def _style(column: str, cells: Sequence[Mapping[str, Any]]) -> _Style:
     """Return how the numbers of one column are written; a unit that any of its cells states is the column's."""
     stated = next((c["unit"] for c in cells if c.get("unit")), None)
-    values = [_number(c, "measured") for c in cells]
+    values = [documents.number(c, "measured") for c in cells]
     exact = all(c.get("kind") == "exact" for c in cells)
     unit = fmt.unit_of(column, values, stated, exact=exact)
     ends = [(fmt.finite(c.get("low")), fmt.finite(c.get("high"))) for c in cells if c.get("kind") != "exact"]
@@ -295,7 +296,7 @@ def _cell(
 ) -> CellView:
     """Write one cell as text."""
     row, column = fmt.clean(cell.get("row", "")), fmt.clean(cell.get("column", ""))
-    measured, low, high = (_number(cell, name) for name in ("measured", "low", "high"))
+    measured, low, high = (documents.number(cell, name) for name in ("measured", "low", "high"))
     exact = cell.get("kind") == "exact"
     style = styles[column]
     if cell.get("unit") and cell["unit"] != style.unit:
@@ -319,7 +320,7 @@ def _cell(
         mark=fmt.clean(cell.get("mark") or ""),
         verdict=verdict,
         style=VERDICTS.get(verdict, ("none", ""))[0],
-        control=beside.write(_number(value, "measured")) if value else "",
+        control=beside.write(documents.number(value, "measured")) if value else "",
         control_interval=""
         if value.get("low") == value.get("high")
         else beside.interval(value.get("low"), value.get("high")),
@@ -340,14 +341,6 @@ def _beside(label: str, control: Mapping[str, Any], style: _Style) -> _Style:
         seen = unit != "percent" or value == 0 or 100 * value >= 0.5 * 10**-style.places
         own = min(own, style.places + (unit != "percent")) if seen else own
     return _Style(unit, own, points=style.points and unit == style.unit)
-
-
-def _number(cell: Mapping[str, Any], name: str) -> Any:
-    """Return a cell's number; one that JSON lacks is null there and named under ``non_finite``."""
-    value, named = cell.get(name), cell.get("non_finite")
-    if value is None and isinstance(named, Mapping) and named.get(name) in ("inf", "-inf"):
-        return float(named[name])
-    return value
 
 
 def _control(cell: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

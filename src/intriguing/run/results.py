@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
+from intriguing import documents
 from intriguing.errors import InputError, StoreError
 from intriguing.records import Record
 from intriguing.store.files import write_atomic
@@ -69,9 +68,7 @@ def compose(
         "cells": cells,
         "unmeasured": unmeasured,
     }
-    strict, _ = _strict(document)
-    assert isinstance(strict, dict)
-    return strict
+    return documents.strict(document)
 
 
 def write(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
@@ -148,24 +145,3 @@ def _rises(ordering: Sequence[tuple[str, str]], measured: Mapping[tuple[str, str
     """Tell whether the measured values rise strictly; one that was not measured, or is NaN, does not."""
     values = [measured[place]["measured"] if place in measured else math.nan for place in ordering]
     return all(left < right for left, right in pairwise(values))
-
-
-def _strict(value: Any) -> tuple[Any, dict[str, str]]:
-    """Return `value` with null for floats that JSON lacks, and where they were: path below -> name.
-
-    A mapping keeps the notes of its own values, and of lists in it, under ``"non_finite"``.
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None, {"": str(value)}
-    if isinstance(value, list | tuple):
-        items = [_strict(item) for item in value]
-        notes = {f"[{at}]{path}": name for at, (_, below) in enumerate(items) for path, name in below.items()}
-        return [item for item, _ in items], notes
-    if isinstance(value, Mapping):
-        pairs = {key: _strict(item) for key, item in value.items()}
-        notes = {f"{key}{path}": name for key, (_, below) in pairs.items() for path, name in below.items()}
-        strict = {key: item for key, (item, _) in pairs.items()}
-        return ({**strict, "non_finite": notes} if notes else strict), {}
-    return value, {}

@@ -20,10 +20,22 @@ A cell is written as a folder under ``tmp/``, its manifest last, every file flus
 renamed to its place: a process killed at any moment leaves a whole cell or none.
 
 The store never interprets a record, and a key is any short name; see `Store`.
+
+The names are imported on first use: `store.files` serves those who write a file and need no tensors.
 """
 
 from __future__ import annotations
 
-from intriguing.store.folder import Damage, Store
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from intriguing.store.folder import Damage, Store
 
 __all__ = ["Damage", "Store"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module("intriguing.store.folder"), name)
+    raise AttributeError(f"module 'intriguing.store' has no attribute {name!r}")
