@@ -329,12 +329,14 @@ def test_the_picture_draws_every_attack(tmp_path: Path):
     }
     picture.draw({"mnist-fc": results, "cifar": results}, tmp_path / "out.svg", "2026-11-26")
     text = (tmp_path / "out.svg").read_text()
-    assert all(f"<!-- {label} -->" in text for label in ("L-BFGS (intriguing)", "DDN", "adv-lib", "ART"))
+    assert all(f"<!-- {label} -->" in text for label in ("Nearest (intriguing)", "DDN", "adv-lib", "ART"))
 
 
 def test_a_finished_unit_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     units, ours, nets = module("units"), module("ours"), module("nets")
     monkeypatch.setattr(nets, "CACHE", tmp_path)
+    starts = torch.full((2, 1, 2, 2), 0.9), torch.ones(2, dtype=torch.int64)
+    monkeypatch.setattr(nets, "images_of", lambda name, split: starts)
     (tmp_path / "mnist-fc.safetensors").write_bytes(b"weights")
     images, labels = torch.full((3, 1, 2, 2), 0.3), torch.zeros(3, dtype=torch.int64)
     unit = units.Unit("mnist-fc", ours.MAIN, 40, 1, 3, 0)

@@ -311,7 +311,7 @@ def _measure(name: str, net: nn.Module) -> Mapping[str, Any]:
     right = answers(net, images) == labels
     measured = {"accuracy": float(right.float().mean())}
     if recipe.norm is not None:
-        images, labels, robust = images[:2000], labels[:2000], right[:2000]
+        images, labels, robust = images[:1000], labels[:1000], right[:1000]
         for start in range(2):
             generator = rng.generator(f"peers/{name}/pgd-{start}", 0)
             x = pgd(

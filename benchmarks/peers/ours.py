@@ -19,11 +19,11 @@ from intriguing.attacks import Attack
 from intriguing.nets.load import Model
 
 TITLES = {
-    "lbfgs": "L-BFGS", "ddn": "DDN", "fmn": "FMN", "deepfool": "DeepFool", "superdeepfool": "SuperDeepFool",
-    "carlini-wagner": "C&W", "cw": "C&W", "fab": "FAB", "alma": "ALMA", "pdgd": "PDGD",
+    "nearest": "Nearest", "lbfgs": "L-BFGS", "ddn": "DDN", "fmn": "FMN", "deepfool": "DeepFool",
+    "superdeepfool": "SuperDeepFool", "carlini-wagner": "C&W", "fab": "FAB", "alma": "ALMA", "pdgd": "PDGD",
 }  # fmt: skip
 LIBRARY = "intriguing"
-MAIN = "intriguing-lbfgs"  # the attack whose place is stated
+MAIN = "intriguing-nearest"  # the attack whose place is stated
 
 
 def names() -> dict[str, type[Attack]]:
@@ -40,24 +40,43 @@ def names() -> dict[str, type[Attack]]:
 def plan(name: str, passes: int) -> dict[str, object]:
     """Return the parameters one of our attacks is run with: any wrong class, at most `passes` per image."""
     options: dict[str, object] = {"budget": passes}
-    if name == MAIN:
+    if name == f"{LIBRARY}-lbfgs":
         # The classes to start from: with few passes the likeliest alone, and all once they can be paid for.
         options |= {"target": "top-1" if passes < 200 else "top-3" if passes < 1500 else "all", "objective": "hinge"}
     return options
 
 
 def attack(
-    name: str, net: nn.Module, images: Tensor, labels: Tensor, passes: int, seed: int
+    name: str,
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    passes: int,
+    seed: int,
+    starts: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Count, Stopwatch]:
     """Run one of our attacks; return what it found and cost in passes and time.
+
+    Args:
+        name: see `names`.
+        net: frozen.
+        images: (N, ...) in [0, 1].
+        labels: (N,) int64.
+        passes: forwards plus backwards one image may cost.
+        seed: of what it draws.
+        starts: training images and labels, for an attack that can start from the other side; looking through them is
+            in its time, and asking the net about them in its passes.
 
     Raises:
         RuntimeError: the attack's own count is not that seen from outside, or an image exceeds the budget.
     """
     counted = TotalNet(net)
     model = Model(counted)
+    options = plan(name, passes)
+    if starts is not None and "starts" in {field.name for field in dataclasses.fields(names()[name])}:
+        options["starts"] = starts
     watch = Stopwatch()
-    result = names()[name](**plan(name, passes))(model, images, labels, generator=rng.generator(f"peers/{name}", seed))
+    result = names()[name](**options)(model, images, labels, generator=rng.generator(f"peers/{name}", seed))
     watch.stop()
     claimed = (int(result.forwards.sum()), int(result.backwards.sum()))
     if claimed != (counted.forwards, counted.backwards):

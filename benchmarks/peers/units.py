@@ -33,6 +33,7 @@ from intriguing import rng
 from intriguing.studies.spec import code_hash
 
 CACHE = Path(__file__).parent / ".cache" / "units"
+STARTS = 10_000  # training images that an attack may start from
 PROTOCOL = 1  # raised when counting or judging changes its meaning
 
 _warm: set[str] = set()
@@ -124,9 +125,16 @@ def _measure(unit: Unit, net: nn.Module, images: Tensor, labels: Tensor) -> Meas
     if unit.attack in peers.PEERS:
         count, watch = _peer(peers.PEERS[unit.attack], unit, net, images, labels)
     else:
-        count, watch = ours.attack(unit.attack, net, images, labels, 2 * unit.forwards, unit.seed)
+        count, watch = ours.attack(unit.attack, net, images, labels, 2 * unit.forwards, unit.seed, _starts(unit.net))
     distance = _judged(net, images, labels, count)
     return Measured(distance, count.forwards, count.backwards, watch.seconds, watch.cpu)
+
+
+@functools.cache
+def _starts(net: str) -> tuple[Tensor, Tensor]:
+    """Return training images of a net and their labels."""
+    images, labels = nets.images_of(net, "train")
+    return images[:STARTS], labels[:STARTS]
 
 
 def _peer(peer: peers.Peer, unit: Unit, net: nn.Module, images: Tensor, labels: Tensor) -> tuple[Count, Stopwatch]:
