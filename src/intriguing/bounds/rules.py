@@ -226,7 +226,8 @@ def _constant(at: Builder, constant: Any, value: Value) -> Tensor:
     shape = at.shape(value)
     if tensor.ndim == len(shape) + 1 and len(tensor) == 1:
         tensor = tensor[0]
-    if tensor.ndim > len(shape) or torch.broadcast_shapes(tensor.shape, shape) != shape:
+    fits = all(side in (1, whole) for side, whole in zip(reversed(tensor.shape), reversed(shape), strict=False))
+    if tensor.ndim > len(shape) or not fits:
         raise at.unknown(f"a constant of shape {tuple(tensor.shape)} that widens a value of shape {shape}")
     return tensor
 

@@ -16,6 +16,7 @@ ORIGINAL, ADVERSARIAL = "fragile/original", "fragile/adversarial"
 # Factors by which a change is shown, so that its largest pixel nearly reaches black or white.
 _FACTORS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _TOP = 3
+_SURVIVES: dict[object, str] = {True: "survives", False: "dies"}
 
 
 def rows(records: Mapping[str, Record], count: int, box: tuple[float, float]) -> list[list[torch.Tensor | None]]:
@@ -27,7 +28,7 @@ def rows(records: Mapping[str, Record], count: int, box: tuple[float, float]) ->
         box: the range of pixels that the model takes.
     """
     held = next((r.tensors for r in records.values() if ORIGINAL in r.tensors and ADVERSARIAL in r.tensors), {})
-    shown = []
+    shown: list[list[torch.Tensor | None]] = []
     for i in range(count):
         original, adversarial = (images.pick(held, {"tensor": name, "index": i}) for name in (ORIGINAL, ADVERSARIAL))
         if original is None or adversarial is None or original.shape != adversarial.shape:
@@ -85,7 +86,7 @@ def _specimen(
             ("L2", _length(documents.number(entry, "distance"))),
             ("Linf", _length(documents.number(entry, "distance_linf"))),
             ("queries", fmt.count(entry.get("queries"))),
-            ("8 bits", {True: "survives", False: "dies"}.get(survives, fmt.MISSING)),
+            ("8 bits", _SURVIVES.get(survives, fmt.MISSING)),
         ],
     }
 
