@@ -250,10 +250,10 @@ def test_options_go_to_the_attacks_that_have_them_and_no_further() -> None:
 def test_the_usual_budget_is_no_demand_on_attacks_without_one() -> None:
     from intriguing.auditing.run import DEFAULT_BUDGET, _budget
 
-    assert _budget(["gaussian-noise"], DEFAULT_BUDGET) is None
-    assert _budget(["gaussian-noise", "lbfgs"], DEFAULT_BUDGET) == DEFAULT_BUDGET
-    assert _budget([LBFGS(budget=3)], DEFAULT_BUDGET) is None
-    assert _budget(["gaussian-noise"], 7) == 7, "which is then refused, as it was asked for"
+    given = LBFGS(budget=3)
+    assert _budget([given], DEFAULT_BUDGET) is None
+    assert _budget([given, "lbfgs"], DEFAULT_BUDGET) == DEFAULT_BUDGET
+    assert _budget([given], 7) == 7, "which is then refused, as it was asked for"
 
 
 def test_wrong_models_are_refused_before_anything_is_written(home: Path) -> None:
