@@ -21,7 +21,26 @@ from torch import Tensor, nn
 
 import truth
 from intriguing import attacks
-from intriguing.attacks import APGD, FGSM, LBFGS, PGD, L1Adam, Square, TargetedAPGD, UniformNoise, WorstOf, worst_of
+from intriguing.attacks import (
+    ALMA,
+    APGD,
+    DDN,
+    FAB,
+    FGSM,
+    FMN,
+    LBFGS,
+    PDGD,
+    PGD,
+    CarliniWagner,
+    DeepFool,
+    L1Adam,
+    Square,
+    SuperDeepFool,
+    TargetedAPGD,
+    UniformNoise,
+    WorstOf,
+    worst_of,
+)
 from intriguing.attacks.apgd import checkpoints
 from intriguing.attacks.ball import Ball
 from intriguing.attacks.base import Attack
@@ -363,18 +382,21 @@ def test_the_worst_of_attacks_draws_its_targets_once() -> None:
 def test_the_worst_of_attacks_keeps_to_one_budget(budget: int) -> None:
     images, labels = (tensor[1000:1010] for tensor in digits())
     counting = Counting(sigmoid_net())
-    attack = WorstOf((FGSM(0.5, 2), LBFGS(target="top-2"), L1Adam(steps=40), APGD(0.5, 2)), budget=budget)
+    parts = (FGSM(0.5, 2), LBFGS(target="top-2"), L1Adam(steps=40), APGD(0.5, 2), FAB(), DDN(), ALMA(), FMN(), PDGD())
+    parts += (DeepFool(), SuperDeepFool(), CarliniWagner(searches=2))
+    attack = WorstOf(parts, budget=budget)
     result = attack(counting, images, labels, generator=seeded())
     assert (counting.forwards, counting.backwards) == (result.forwards.sum(), result.backwards.sum())
     assert (result.forwards + result.backwards <= budget).all()
 
 
-def test_the_ensemble_is_never_weaker_than_pgd() -> None:
-    """Auto-PGD, its targeted form and Square Attack against PGD of 100 steps, image by image counted as a whole."""
+def test_autoattack_is_never_weaker_than_pgd() -> None:
+    """Auto-PGD, its targeted form, FAB and Square Attack against PGD of 100 steps, over all images."""
     images, labels = (tensor[1000:1030] for tensor in digits())
     model = Model(sigmoid_net())
     for eps, norm in ((0.08, math.inf), (0.5, 2)):
-        ensemble = worst_of([APGD(eps, norm), TargetedAPGD(eps, norm), Square(eps, norm, steps=20)], eps=eps)
+        parts = [APGD(eps, norm), TargetedAPGD(eps, norm, steps=40), FAB(norm, steps=20), Square(eps, norm, steps=20)]
+        ensemble = worst_of(parts, eps=eps)
         strong = ensemble(model, images, labels, generator=seeded()).at(eps).robust_accuracy[0]
         plain = PGD(eps, norm, steps=100)(model, images, labels, generator=seeded()).at(eps).robust_accuracy[0]
         assert 0 < strong <= plain
