@@ -221,6 +221,16 @@ def test_the_users_net_is_left_as_it_was():
     assert net.conv.weight.dtype == torch.float32
 
 
+def test_the_product_needs_no_box():
+    x, _ = digits(3)
+    y = NETS["dense"].predict(x)
+    inside = certify(NETS["dense"], x, y, method="product").radius
+    torch.testing.assert_close(
+        certify(NETS["dense"], x, y, method="product", box=False).radius, inside, rtol=1e-3, atol=0
+    )
+    assert (inside <= certify(NETS["dense"], x, y).radius).all()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_reports_its_cost(method):
     x, _ = digits(2)

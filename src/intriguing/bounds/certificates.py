@@ -89,7 +89,8 @@ def certify(
     The largest radius with a positive bound of every logit difference is searched, for many images together.
 
     Args:
-        model: a module, or a `Model` with its box and preprocessing. It is copied, never changed.
+        model: a module, or a `Model` with its box and preprocessing. It is copied, never changed; all is computed on
+            the device it is on.
         x: (B, C, H, W) or (B, n) images in the box.
         y: (B,) int64 labels.
         norm: 2 or inf.
@@ -129,7 +130,8 @@ def certify(
     if steps < 1:
         raise InputError(f"steps: expected at least 1, got {steps}")
     model.check_inputs(x)
-    graph = trace(model, x.shape[1:], x.device)
+    device = model.device
+    graph = trace(model, x.shape[1:], device)
     _check_labels(y, len(x), graph.nodes[-1].shape[0])
     _check_graph(graph, model, x[:_COMPARED])
     lipschitz = network.product(network.layer_bounds(model, x.shape[1:])) if method == "product" else None
@@ -137,15 +139,15 @@ def certify(
     size = batch or _batch_size(graph, method)
     parts = []
     for start in range(0, len(x), size):
-        images = x[start : start + size].detach().to(torch.float64)
-        search = _Search(graph, images, y[start : start + size].to(x.device), length, limits, tolerance)
+        images = x[start : start + size].detach().to(device=device, dtype=torch.float64)
+        search = _Search(graph, images, y[start : start + size].to(device), length, limits, tolerance)
         if lipschitz is not None:
             parts.append(search.by_constant(lipschitz))
         else:
             parts.append(search.run(refine=method != "interval", steps=steps if method == "crown-optimised" else 0))
         if progress is not None:
             progress(min(start + size, len(x)), len(x))
-    radius, rounding, evaluations = (torch.cat(column) for column in zip(*parts, strict=True))
+    radius, rounding, evaluations = (torch.cat(column).to(x.device) for column in zip(*parts, strict=True))
     radius = radius * (1 - _SHARE)
     return Certificate(radius, method, length, time.perf_counter() - began, rounding, evaluations)
 
@@ -197,18 +199,18 @@ class _Search:
         """Return the radius min_j (z_y - z_j) / (2^(1/2) L); of the difference of two logits L is 2^(1/2) times."""
         if self.norm != 2:
             raise InputError('norm: the product bounds the L2 norm alone; use method="crown" for inf')
-        every = torch.arange(len(self.x), device=self.x.device)
-        # Rounding is bounded over the whole box, as the constant holds there: by intervals.
-        whole = ball(self.x, farthest(self.x, math.inf, self.box), math.inf, self.box)
-        bounds = bounds_over(self.graph, whole, refine=False)
-        last = len(self.graph.nodes) - 1
-        lower_bound(self.graph, last, self.forms, whole, bounds)
-        assert bounds.lost is not None
         here = self.graph(self.x)
         margins = (self.forms @ here[..., None]).squeeze(2)
+        stretch = math.sqrt(2) * lipschitz
+        # Rounding is bounded where the answer can lie: no farther than without rounding.
+        reach = torch.minimum(margins.amin(1).clamp_min(0) / stretch, farthest(self.x, 2, self.box))
+        region = ball(self.x, reach, 2, self.box)
+        bounds = bounds_over(self.graph, region, refine=False)
+        lower_bound(self.graph, len(self.graph.nodes) - 1, self.forms, region, bounds)
+        assert bounds.lost is not None
         spare, which = (margins - bounds.lost).min(1)
-        self.evaluations[every] += 1
-        radius = (spare / (math.sqrt(2) * lipschitz)).clamp_min(0) * (1 - 1e-12)
+        self.evaluations += 1
+        radius = torch.nan_to_num(spare / stretch, nan=0.0, posinf=math.inf).clamp_min(0)
         return radius, bounds.lost.gather(1, which[:, None])[:, 0], self.evaluations
 
     def _linear_radius(self) -> Tensor:
@@ -318,6 +320,7 @@ def _check_graph(graph: Graph, model: Model, x: Tensor) -> None:
     """
     if not len(x):
         return
+    x = x.to(device=model.device, dtype=model.dtype)
     point = ball(x.to(torch.float64), torch.zeros(len(x)), math.inf, model.box)
     bounds = bounds_over(graph, point, refine=False)
     z = model.logits(x).to(torch.float64)

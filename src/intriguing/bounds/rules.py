@@ -226,8 +226,8 @@ def _constant(at: Builder, constant: Any, value: Value) -> Tensor:
     shape = at.shape(value)
     if tensor.ndim == len(shape) + 1 and len(tensor) == 1:
         tensor = tensor[0]
-    fits = all(side in (1, whole) for side, whole in zip(reversed(tensor.shape), reversed(shape), strict=False))
-    if tensor.ndim > len(shape) or not fits:
+    sides = zip(reversed(tensor.shape), reversed(shape), strict=False)  # from the last axis, as torch aligns them
+    if tensor.ndim > len(shape) or any(side not in (1, whole) for side, whole in sides):
         raise at.unknown(f"a constant of shape {tuple(tensor.shape)} that widens a value of shape {shape}")
     return tensor
 
