@@ -97,7 +97,7 @@ def soundness(count: int) -> dict[str, object]:
     import soundness as search  # the tests' own search and nets
 
     triples = caught = round_ = 0
-    x, _ = search.digits(100)
+    x, _ = search.digits(50)
     while triples < count:
         for model in search.small_nets(round_).values():
             y = model.predict(x)
