@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from intriguing import norms
-from intriguing.attacks.problem import check_labels, choose_targets
+from intriguing.attacks.problem import check_labels, choose_targets, margin
 from intriguing.attacks.result import AttackResult, AttackStatus, Phase, check_norm, sizes
 from intriguing.errors import InputError, ModelError
 from intriguing.floating import denormals_flushed
@@ -331,11 +331,9 @@ class Trial:
         """
         label = self.labels[image]
         wanted = self.wanted[image] if wanted is None else wanted
-        reference = torch.where(wanted < 0, label, wanted)
-        own = z.gather(1, reference[:, None]).squeeze(1)
-        others = z.scatter(1, reference[:, None], -torch.inf).amax(1)
-        margin = torch.where(wanted < 0, others - own, own - others)
-        return (margin > self.least_margin[image]) & z.isfinite().all(1)
+        lead = margin(z, torch.where(wanted < 0, label, wanted))
+        lead = torch.where(wanted < 0, -lead, lead)
+        return (lead > self.least_margin[image]) & z.isfinite().all(1)
 
     def size(self, x: Tensor, image: Tensor) -> Tensor:
         """Return the size (k,) float64 of the change to points x (k, n), in the trial's norm."""

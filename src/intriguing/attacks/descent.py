@@ -14,6 +14,7 @@ from torch import Tensor
 
 from intriguing import rng
 from intriguing.attacks.base import Trial
+from intriguing.attacks.losses import loss_of
 from intriguing.attacks.result import Phase
 
 _TELL = 25  # steps between two reports of progress
@@ -30,18 +31,12 @@ def excess(z: Tensor, label: Tensor, wanted: Tensor) -> Tensor:
         label: (k,) int64.
         wanted: (k,) int64, the target, or -1 for any class but the label.
     """
-    free = wanted < 0
-    reference = torch.where(free, label, wanted)[:, None]
-    own = z.gather(1, reference).squeeze(1)
-    others = z.scatter(1, reference, -torch.inf).amax(1)
-    return torch.where(free, own - others, others - own)
+    return -loss_of("margin", label, wanted)(z)
 
 
 def cross_entropy_away(z: Tensor, label: Tensor, wanted: Tensor) -> Tensor:
     """Return the loss (k,) that falls on the way: minus the label's cross-entropy, or the target's."""
-    free = wanted < 0
-    entropy = -torch.log_softmax(z, 1).gather(1, torch.where(free, label, wanted)[:, None]).squeeze(1)
-    return torch.where(free, -entropy, entropy)
+    return -loss_of("cross-entropy", label, wanted)(z)
 
 
 def margin_loss(trial: Trial, image: Tensor) -> Callable[[Tensor], Tensor]:
