@@ -293,10 +293,11 @@ def _worst(folder: Path, document: Mapping[str, Any]) -> dict[str, list[Any]]:
     import pyarrow.parquet
 
     from intriguing.experiments import audit_compare
+    from intriguing.experiments.audit_figures import WORST
 
     path = folder / ROWS
     try:
-        rows = pyarrow.parquet.read_table(path, filters=[("attack", "==", audit_compare.WORST)]).to_pydict()
+        rows = pyarrow.parquet.read_table(path, filters=[("attack", "==", WORST)]).to_pydict()
     except FileNotFoundError as error:
         raise StoreError(f"{path} is not there; run `intriguing audit --out {folder}` to the end") from error
     except (OSError, pyarrow.ArrowException) as error:

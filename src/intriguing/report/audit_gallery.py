@@ -27,7 +27,7 @@ def rows(records: Mapping[str, Record], count: int, box: tuple[float, float]) ->
         box: the range of pixels that the model takes.
     """
     held = next((r.tensors for r in records.values() if ORIGINAL in r.tensors and ADVERSARIAL in r.tensors), {})
-    shown = []
+    shown: list[list[torch.Tensor | None]] = []
     for i in range(count):
         original, adversarial = (images.pick(held, {"tensor": name, "index": i}) for name in (ORIGINAL, ADVERSARIAL))
         if original is None or adversarial is None or original.shape != adversarial.shape:
@@ -85,7 +85,7 @@ def _specimen(
             ("L2", _length(documents.number(entry, "distance"))),
             ("Linf", _length(documents.number(entry, "distance_linf"))),
             ("queries", fmt.count(entry.get("queries"))),
-            ("8 bits", {True: "survives", False: "dies"}.get(survives, fmt.MISSING)),
+            ("8 bits", fmt.MISSING if survives is None else "survives" if survives else "dies"),
         ],
     }
 
