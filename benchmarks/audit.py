@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 import pyarrow.parquet
@@ -42,7 +43,7 @@ def build() -> nn.Module:
         gradients = torch.autograd.grad(loss, list(net.parameters()))
         with torch.no_grad():
             for parameter, gradient in zip(net.parameters(), gradients, strict=True):
-                parameter -= 0.3 * gradient
+                parameter.sub_(0.3 * gradient)
     return net
 
 
@@ -84,7 +85,7 @@ def run(out: Path, images: int, attack: str, budget: int, *, kill_after: int | N
 def report(counts: Sequence[int], attack: str, budget: int, *, kill: bool) -> list[str]:
     """Return the lines of the report."""
     lines = [
-        f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, one thread",
+        f"{date.today().isoformat()}, {platform.machine()}, torch {torch.__version__}, one thread",
         f"MNIST test images, net 784-100-10, attack {attack}, budget {budget}",
         "images  MB at start  MB at peak  seconds  clean accuracy  median L2",
     ]

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
@@ -19,12 +20,12 @@ from torch import nn
 
 import small_audit
 from intriguing import auditing, data
-from intriguing.attacks import LBFGS
+from intriguing.attacks import LBFGS, Nearest
 from intriguing.auditing import options, rows
 from intriguing.auditing.subjects import subjects
 from intriguing.errors import InputError, ModelError, StoreError, UnknownNameError
 from intriguing.experiments.audit_compare import compare, worst
-from intriguing.nets.identity import model_hash
+from intriguing.nets.identity import content_hash, model_hash
 from intriguing.nets.load import Model
 from intriguing.rng import generator
 from intriguing.store import Damage, Store
@@ -44,6 +45,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(home: Path) -> auditing.Outcome:
     """Return the uninterrupted audit; no test may write to it."""
     return small_audit.audit(home / "whole", f"{home / 'net.py'}:build")
+
+
+@pytest.fixture
+def pageless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the page, which takes longer than a small audit."""
+    monkeypatch.setattr("intriguing.report.audit_page.build", lambda *parts, **more: "<!doctype html>")
 
 
 def start(out: Path, workers: int = 1) -> subprocess.Popen[str]:
@@ -104,7 +111,7 @@ def _writers_of(out: Path) -> list[str]:
     return found
 
 
-def test_a_damaged_shard_is_noticed_and_made_anew(home: Path, whole: auditing.Outcome) -> None:
+def test_a_damaged_shard_is_noticed_and_made_anew(home: Path, whole: auditing.Outcome, pageless: None) -> None:
     import shutil
 
     out = home / "damaged"
@@ -168,7 +175,7 @@ def test_the_page_is_written_again_from_what_is_stored(home: Path, whole: auditi
         report(home / "nowhere")
 
 
-def test_several_models_are_fed_each_others_examples(home: Path) -> None:
+def test_several_models_are_fed_each_others_examples(home: Path, pageless: None) -> None:
     file = home / "net.py"
     outcome = small_audit.audit(home / "two", [f"{file}:build", f"{file}:other"], images=16, attacks=["lbfgs"], seed=2)
     document = outcome.document
@@ -183,13 +190,13 @@ def test_several_models_are_fed_each_others_examples(home: Path) -> None:
     assert found.value_b == document["figures"]["net.py:other/clean_accuracy"]["value"]
 
 
-def test_a_net_that_guesses_is_untrustworthy_and_says_why(home: Path) -> None:
+def test_a_net_that_guesses_is_untrustworthy_and_says_why(home: Path, pageless: None) -> None:
     outcome = small_audit.audit(home / "untrained", f"{home / 'net.py'}:untrained", images=40)
     assert not outcome.trustworthy
     assert any("hardly more than chance" in reason for reason in outcome.document["verdict"]["reasons"])
 
 
-def test_a_set_and_a_model_in_memory_and_a_box_of_its_own(home: Path) -> None:
+def test_a_set_and_a_model_in_memory_and_a_box_of_its_own(home: Path, pageless: None) -> None:
     plain = subjects(f"{home / 'net.py'}:build")[0].model
 
     class Half(nn.Module):
@@ -230,12 +237,23 @@ def test_options_go_to_the_attacks_that_have_them_and_no_further() -> None:
         options.attacks_of(["lbgfs"])
     with pytest.raises(InputError, match=r"eps: 0\.1 was given, but l1-adam has no such setting"):
         options.attacks_of(["l1-adam"], eps=0.1)
+    with pytest.raises(InputError, match="eps: fgsm cannot do without it; pass --eps"):
+        options.attacks_of(["fgsm"])
     with pytest.raises(InputError, match="named twice"):
         options.attacks_of(["lbfgs", "lbfgs"])
     with pytest.raises(InputError, match="at least one"):
         options.attacks_of([])
     with pytest.raises(InputError, match="image by image"):
         options.attacks_of([LBFGS(target=torch.zeros(3, dtype=torch.int64))])
+
+
+def test_the_usual_budget_is_no_demand_on_attacks_without_one() -> None:
+    from intriguing.auditing.run import DEFAULT_BUDGET, _budget
+
+    given = LBFGS(budget=3)
+    assert _budget([given], DEFAULT_BUDGET) is None
+    assert _budget([given, "lbfgs"], DEFAULT_BUDGET) == DEFAULT_BUDGET
+    assert _budget([given], 7) == 7, "which is then refused, as it was asked for"
 
 
 def test_wrong_models_are_refused_before_anything_is_written(home: Path) -> None:
@@ -271,14 +289,26 @@ def test_a_model_is_known_by_weights_code_preprocessing_and_layers() -> None:
     others[-1].net.load_state_dict(made().net.state_dict())
     hashes = [model_hash(other) for other in others] + [model_hash(made(), "elsewhere")]
     assert len({base, *hashes}) == len(hashes) + 1
-    weight = torch.ones(3, 2)
+    weight, table = torch.ones(3, 2), np.ones(3)
+    assert model_hash(Model(_closed(table))) != model_hash(Model(_closed(2 * table)))
+    assert model_hash(Model(_closed({"a"}))) != model_hash(Model(_closed({"b"})))
     assert model_hash(Model(lambda x: x @ weight)) != model_hash(Model(lambda x: x @ weight + 0))
     before = model_hash(Model(_closed(weight)))
     assert model_hash(Model(_closed(torch.ones(3, 2)))) == before
     assert model_hash(Model(_closed(2 * weight))) != before
 
 
-def _closed(weight: torch.Tensor) -> Any:
+def test_a_record_is_known_by_its_values_tensors_included() -> None:
+    starts = (torch.rand(2000, 1, 2, 2), torch.zeros(2000, dtype=torch.int64))
+    moved = (starts[0].clone(), starts[1])
+    moved[0][1000] += 1e-3
+    known = [LBFGS(), LBFGS(budget=3), LBFGS(target="top-3"), Nearest(), Nearest(starts=starts), Nearest(starts=moved)]
+    assert repr(known[4]) == repr(known[5]), "what prints the same need not be the same"
+    assert len({content_hash(attack) for attack in known}) == len(known)
+    assert content_hash(LBFGS()) == content_hash(LBFGS())
+
+
+def _closed(weight: Any) -> Any:
     return lambda x: x @ weight
 
 

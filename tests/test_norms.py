@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
+import truth
 from intriguing import norms
 from intriguing.errors import InputError
 
@@ -102,7 +103,7 @@ def test_norm_laws(xs: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
 def test_ball_in_box_is_where_alternating_projections_end(norm: float) -> None:
-    """Dykstra's method needs nothing but the two projections, and ends at the same point, if slowly: 2e-6 is its rest."""
+    """Dykstra's method needs nothing but the two projections, and ends at the same point, within 2e-6 here."""
     draw = torch.Generator().manual_seed(0)
     r = 3 * torch.randn(40, 8, generator=draw, dtype=torch.float64)
     low, high = (-torch.rand(40, 8, generator=draw).double(), 2 * torch.rand(40, 8, generator=draw).double())
@@ -115,6 +116,78 @@ def test_ball_in_box_is_where_alternating_projections_end(norm: float) -> None:
         x = norms.project_box(y + q, low, high)
         q = y + q - x
     torch.testing.assert_close(norms.project_ball_in_box(r, radius, low, high, norm), x, rtol=0, atol=2e-6)
+
+
+@st.composite
+def hyperplanes(draw: st.DrawFn) -> tuple[Tensor, Tensor, float]:
+    """Return points (2, n), a normal (n,), some entries of it 0 or equal, and an offset."""
+    n = draw(st.integers(1, 6))
+    points = draw(hnp.arrays(np.float64, (2, n), elements=st.floats(-1.5, 2.5, width=32)))
+    normal = draw(hnp.arrays(np.float64, n, elements=st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 1.0, 3.0])))
+    return torch.from_numpy(points), torch.from_numpy(normal), draw(st.floats(-6, 6, width=32))
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+@settings(max_examples=80, deadline=None)
+@given(case=hyperplanes())
+def test_box_hyperplane_laws(norm: float, case: tuple[Tensor, Tensor, float]) -> None:
+    x, a, b = case
+    low, high = -1.0, 2.0
+
+    def project(y: Tensor) -> Tensor:
+        return norms.project_box_hyperplane(y, a, b, low, high, norm=norm)
+
+    inside = x.clamp(low, high)
+    p = project(inside)
+    assert ((p >= low) & (p <= high)).all()
+    assert torch.equal(p, project(x))  # a point outside the box is moved into it first
+    torch.testing.assert_close(project(p), p, atol=1e-8, rtol=0)
+    assert (p[:, a == 0] == inside[:, a == 0]).all()
+    least, most = ((torch.where(a > 0, s, t) * a).sum().item() for s, t in ((low, high), (high, low)))
+    reached = min(max(b, least), most)
+    torch.testing.assert_close(p @ a, torch.full((2,), reached, dtype=torch.float64), atol=1e-9, rtol=0)
+    on = (inside @ a - b).abs() < 1e-12
+    torch.testing.assert_close(p[on], inside[on], atol=1e-9, rtol=0)
+    if norm == 2:
+        assert norms.l2(p[:1] - p[1:]) <= norms.l2(inside[:1] - inside[1:]) + SLACK
+        assert (((inside - p) * (p.flip(0) - p)).sum(1) <= 1e-8).all()
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+def test_box_hyperplane_is_the_nearest_point_by_linear_and_quadratic_programs(norm: float) -> None:
+    """Class 1 of a net with logits 0 and <a, y> - b is a half-space; where x lies outside, the plane is its side."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(40, 15, generator=draw, dtype=torch.float64)
+    x[:, ::3] = x[:, ::3].round()  # pixels on the box's sides have room on one side alone
+    a = torch.randn(40, 15, generator=draw, dtype=torch.float64)
+    a[::2, 4] = 0.0
+    b = (a * x).sum(1) + 3.5 * torch.randn(40, generator=draw, dtype=torch.float64)
+    p = norms.project_box_hyperplane(x.reshape(40, 3, 5), a.reshape(40, 3, 5), b, 0.0, 1.0, norm=norm)
+    found = {1.0: norms.l1, 2.0: norms.l2, math.inf: norms.linf}[norm](p.flatten(1) - x)
+    missed = 0
+    for i in range(40):
+        ahead = 1.0 if (a[i] @ x[i] < b[i]) else -1.0
+        weights, bias = np.stack([np.zeros(15), ahead * a[i].numpy()]), np.array([0.0, -ahead * b[i].item()])
+        nearest = truth.nearest_wrong(norm, x[i].numpy(), weights, bias, 0)
+        if math.isinf(nearest):
+            missed += 1
+            assert abs((a[i] * p.flatten(1)[i]).sum() - b[i]) > 1e-6
+        else:
+            assert found[i].item() == pytest.approx(nearest, rel=1e-6, abs=1e-9)
+            assert (a[i] * p.flatten(1)[i]).sum().item() == pytest.approx(b[i].item(), abs=1e-9)
+    assert 0 < missed < 20
+
+
+def test_box_hyperplane_takes_bounds_per_entry_and_keeps_the_dtype() -> None:
+    x, a = torch.tensor([[0.5, 0.5]]), torch.tensor([1.0, 1.0])
+    p = norms.project_box_hyperplane(x, a, 1.6, torch.tensor([0.0, 0.0]), torch.tensor([0.6, 2.0]))
+    assert p.dtype == torch.float32
+    torch.testing.assert_close(p, torch.tensor([[0.6, 1.0]]))
+    assert norms.project_box_hyperplane(x[:0], a, 1.6, 0.0, 1.0).shape == (0, 2)
+    with pytest.raises(InputError, match="norm"):
+        norms.project_box_hyperplane(x, a, 1.0, 0.0, 1.0, norm=3)
+    with pytest.raises(InputError, match="lower"):
+        norms.project_box_hyperplane(x, a, 1.0, 1.0, 0.0)
 
 
 def test_norms_match_numpy() -> None:
@@ -175,3 +248,31 @@ def test_bad_arguments_are_named() -> None:
         norms.l2(torch.tensor(1.0))
     with pytest.raises(InputError, match="pixel"):
         norms.distortion(torch.zeros(2, 0), torch.zeros(2, 0))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_half_space_in_box_meets_the_conditions_of_its_minimum(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    x = (torch.rand(40, 30, generator=draw, dtype=torch.float64) * 2 - 0.6).clamp(0, 1)  # many pixels on a side
+    a = torch.randn(40, 30, generator=draw, dtype=torch.float64)
+    room = torch.where(a > 0, a * (1 - x), -a * x).sum(1)
+    share = torch.rand(40, generator=draw, dtype=torch.float64) * 1.3 - 0.2  # some inside already, some out of reach
+    b = (a * x).sum(1) + share * room
+    y = norms.project_half_space_in_box(x, a, b, 0.0, 1.0)
+    assert ((y >= 0) & (y <= 1)).all()
+    reached = (a * y).sum(1)
+    torch.testing.assert_close(y[share <= 0], x[share <= 0], rtol=0, atol=0)
+    inside = (share > 0) & (share < 1)
+    torch.testing.assert_close(reached[inside], b[inside], rtol=1e-9, atol=1e-9)
+    far = (a > 0).double()
+    torch.testing.assert_close(y[share > 1], far[share > 1], rtol=0, atol=1e-12)
+    # Karush, Kuhn and Tucker: y - x = t a on the free entries with one t >= 0, and no more than that on the sides.
+    for i in inside.nonzero().flatten().tolist():
+        free = (y[i] > 0) & (y[i] < 1)
+        t = (y[i] - x[i])[free] / a[i][free]
+        assert t.min() >= 0
+        torch.testing.assert_close(t, t.mean().expand_as(t), rtol=1e-9, atol=1e-9)
+        pushed = x[i] + t.mean() * a[i]
+        torch.testing.assert_close(y[i], pushed.clamp(0, 1), rtol=1e-9, atol=1e-9)
+    again = norms.project_half_space_in_box(y, a, b, 0.0, 1.0)
+    torch.testing.assert_close(again, y, rtol=1e-9, atol=1e-9)

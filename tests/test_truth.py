@@ -152,3 +152,74 @@ def test_nearest_linear_of_an_unreachable_class_is_infinite() -> None:
 def test_nearest_linear_of_the_class_itself_is_zero() -> None:
     x, weights, bias = _random_classifier(0, classes=5, n=6)
     assert truth.nearest_linear(x, weights, bias, int((weights @ x + bias).argmax())).distance == 0.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("norm", "dual"), [(1, np.inf), (2, 2), (np.inf, 1)])
+def test_nearest_of_two_classes_is_the_gap_over_the_dual_norm(norm: float, dual: float, seed: int) -> None:
+    """Far from the box's sides the distance to a plane is |gap| / |a|_dual, whatever the norm."""
+    rng = np.random.default_rng(seed)
+    x, weights = rng.uniform(0.45, 0.55, 12), rng.standard_normal((2, 12))
+    bias = np.array([(weights[1] - weights[0]) @ x + 0.2, 0.0])
+    expected = 0.2 / np.linalg.norm(weights[1] - weights[0], dual)
+    assert truth.nearest_wrong(norm, x, weights, bias, 0) == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize("norm", [1, np.inf])
+def test_nearest_in_l1_and_linf_agrees_with_the_corners_it_can_count(norm: float) -> None:
+    """Two pixels, one of them at its bound: the other must do all of it, and a fine grid finds nothing nearer."""
+    weights, bias = np.array([[1.0, 2.0], [0.0, 0.0]]), np.array([-0.4, 0.0])
+    x = np.array([0.0, 0.5])  # the logit of class 0 leads by 0.6; pixel 0 cannot fall further
+    grid = np.stack(np.meshgrid(np.linspace(0, 1, 401), np.linspace(0, 1, 401)), -1).reshape(-1, 2)
+    inside = grid[grid @ weights[0] + bias[0] <= 1e-12]
+    nearest = np.linalg.norm(inside - x, norm, axis=1).min()
+    found = truth.nearest_linear_in(norm, x, weights, bias, 1)
+    assert found == pytest.approx(0.3)
+    assert nearest == pytest.approx(found, abs=1 / 400)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nearest_norms_are_ordered(seed: int) -> None:
+    x, weights, bias = _random_classifier(seed, classes=4, n=10)
+    target = int(np.argsort(weights @ x + bias)[1])
+    l1, linf = (truth.nearest_linear_in(norm, x, weights, bias, target) for norm in (1, np.inf))
+    l2 = truth.nearest_linear(x, weights, bias, target).distance
+    assert linf <= l2 * (1 + 1e-9)
+    assert l2 <= l1 * (1 + 1e-9)
+    assert math.isfinite(l1) == math.isfinite(l2) == math.isfinite(linf)
+
+
+def test_nearest_in_any_norm_of_an_unreachable_class_is_infinite() -> None:
+    weights, bias = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([5.0, 0.0])
+    for norm in (1, 2, np.inf):
+        assert math.isinf(truth.nearest_wrong(norm, np.array([0.5, 0.5]), weights, bias, 0))
+
+
+def _relu_net(seed: int, units: int, n: int, classes: int = 3) -> tuple[np.ndarray, tuple, tuple, int]:
+    rng = np.random.default_rng(seed)
+    hidden = rng.standard_normal((units, n)), 0.3 * rng.standard_normal(units)
+    output = rng.standard_normal((classes, units)), 0.3 * rng.standard_normal(classes)
+    x = rng.uniform(0, 1, n)
+    return x, hidden, output, int((output[0] @ np.maximum(hidden[0] @ x + hidden[1], 0) + output[1]).argmax())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nearest_relu_agrees_with_a_fine_grid_in_the_plane(seed: int) -> None:
+    x, (W, b), (V, c), label = _relu_net(seed, units=5, n=2)
+    axis = np.linspace(0, 1, 1201)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    wrong = (np.maximum(grid @ W.T + b, 0) @ V.T + c).argmax(1) != label
+    by_grid = np.linalg.norm(grid[wrong] - x, axis=1).min() if wrong.any() else math.inf
+    found = truth.nearest_relu(x, [(W, b), (V, c)], label)
+    # The grid's nearest wrong point is at most a cell's diagonal beyond the nearest of all, and never before it.
+    assert found <= by_grid <= found + 2 * math.sqrt(2) / 1200 or found == by_grid
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nearest_relu_of_a_net_whose_units_are_all_active_is_that_of_the_linear_net(seed: int) -> None:
+    x, (W, b), (V, c), _ = _relu_net(seed, units=4, n=6)
+    b = b + 100.0  # no unit ever rests, so the net is linear in the box
+    label = int((V @ (W @ x + b) + c).argmax())
+    others = [k for k in range(3) if k != label]
+    two = [truth.nearest_linear(x, (V @ W)[[k, label]], (V @ b + c)[[k, label]], 0).distance for k in others]
+    assert truth.nearest_relu(x, [(W, b), (V, c)], label) == pytest.approx(min(two), rel=1e-6)

@@ -563,8 +563,123 @@ def nearest_linear(
     return Nearest(r, distance, math.sqrt(max(-2 * value, 0.0)), float(max(-slack.min(), 0.0)))
 
 
+def nearest_linear_in(
+    norm: float,
+    x: np.ndarray,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    target: int,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> float:
+    """Return the least L1 or Linf size of r with class `target` first, or tied, at x + r in the box; inf for none.
+
+    A linear program (HiGHS). L1: r = p - q with p, q >= 0, the sum of both is least. Linf: a bound s on every |r_i|.
+    """
+    n, others = len(x), [j for j in range(len(weights)) if j != target]
+    A = weights[target] - weights[others]
+    h = -(A @ x + bias[target] - bias[others])
+    lo, hi = box[0] - x, box[1] - x
+    if norm == 1:
+        cost, limit, left = np.ones(2 * n), -h, np.hstack([-A, A])
+        bounds = [(0.0, room) for room in [*np.maximum(hi, 0), *np.maximum(-lo, 0)]]
+    else:
+        identity, column = np.eye(n), np.ones((n, 1))
+        cost = np.append(np.zeros(n), 1.0)
+        left = np.vstack([np.hstack([-A, np.zeros((len(A), 1))]), np.hstack([identity, -column])])
+        left = np.vstack([left, np.hstack([-identity, -column])])
+        limit = np.concatenate([-h, np.zeros(2 * n)])
+        bounds = [*zip(lo, hi, strict=True), (0.0, None)]
+    found = scipy.optimize.linprog(cost, A_ub=left, b_ub=limit, bounds=bounds, method="highs")
+    return float(found.fun) if found.status == 0 else math.inf
+
+
+def nearest_wrong(
+    norm: float, x: np.ndarray, weights: np.ndarray, bias: np.ndarray, label: int, box: tuple[float, float] = (0.0, 1.0)
+) -> float:
+    """Return the least size of a change in the box that lets any class tie with `label`, in L1, L2 or Linf.
+
+    The region where class j beats the label is a half-space, whatever the other classes do.
+    """
+    least = math.inf
+    for j in range(len(weights)):
+        if j != label:
+            pair = [label, j]
+            if norm == 2:
+                distance = nearest_linear(x, weights[pair], bias[pair], 1, box).distance
+            else:
+                distance = nearest_linear_in(norm, x, weights[pair], bias[pair], 1, box)
+            least = min(least, distance)
+    return least
+
+
 def _reachable(A: np.ndarray, h: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> bool:
     """Whether some r in the box satisfies A r >= h, by linear programming (HiGHS)."""
     bounds = np.stack([lo, hi], axis=1)
     found = scipy.optimize.linprog(np.zeros(A.shape[1]), A_ub=-A, b_ub=-h, bounds=bounds, method="highs")
     return bool(found.status == 0)
+
+
+def nearest_relu(
+    x: np.ndarray,
+    layers: list[tuple[np.ndarray, np.ndarray]],
+    label: int,
+    *,
+    norm: float = 2,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> float:
+    """Return the exact distance from x to the nearest point of the box that a ReLU net does not label strictly.
+
+    Every pattern of active units is a polyhedron on which the net is affine; on each, for each wrong class, the
+    nearest point of {z_j >= z_label} is a least-distance problem. For a handful of units: 2^units patterns.
+
+    Args:
+        x: (n,) a point of the box.
+        layers: (weight (D, C), bias (D,)) of each layer, ReLU between them.
+        label: a class.
+        norm: 2 or inf.
+    """
+    widths = [len(bias) for _, bias in layers[:-1]]
+    best = math.inf
+    for pattern in np.ndindex(*([2] * sum(widths))):
+        signs = np.split(np.array(pattern, dtype=np.float64), np.cumsum(widths)[:-1])
+        W, b = np.eye(len(x)), np.zeros(len(x))
+        rows, offsets = [], []
+        for (weight, bias), on in zip(layers, signs, strict=False):
+            W, b = weight @ W, weight @ b + bias
+            rows.append((2 * on - 1)[:, None] * W)
+            offsets.append((2 * on - 1) * b)
+            W, b = on[:, None] * W, on * b
+        W, b = layers[-1][0] @ W, layers[-1][0] @ b + layers[-1][1]
+        for j in range(len(b)):
+            if j == label:
+                continue
+            A = np.concatenate([*rows, (W[j] - W[label])[None]])
+            c = np.concatenate([*offsets, [b[j] - b[label]]])
+            least = _least_distance if norm == 2 else _least_cube
+            best = min(best, least(A, -(A @ x + c), box[0] - x, box[1] - x))
+    return best
+
+
+def _least_distance(A: np.ndarray, h: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> float:
+    """Return min |r| subject to A r >= h, lo <= r <= hi: by non-negative least squares (Lawson and Hanson, ch. 23)."""
+    unit = np.eye(A.shape[1])
+    G, g = np.concatenate([A, unit, -unit]), np.concatenate([h, lo, -hi])
+    E = np.concatenate([G.T, g[None]])
+    f = np.zeros(len(E))
+    f[-1] = 1.0
+    u, _ = scipy.optimize.nnls(E, f, maxiter=1000)
+    residual = E @ u - f
+    if np.linalg.norm(residual) < 1e-9:
+        return math.inf
+    return float(np.linalg.norm(residual[:-1] / residual[-1]))
+
+
+def _least_cube(A: np.ndarray, h: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> float:
+    """Return min max |r_i| subject to A r >= h, lo <= r <= hi: a linear program."""
+    n = A.shape[1]
+    unit, one = np.eye(n), np.ones((n, 1))
+    upper = np.concatenate([np.hstack([-A, np.zeros((len(A), 1))]), np.hstack([unit, -one]), np.hstack([-unit, -one])])
+    limits = np.concatenate([-h, np.zeros(2 * n)])
+    bounds = [*zip(lo, hi, strict=True), (0, None)]
+    found = scipy.optimize.linprog(np.eye(n + 1)[-1], A_ub=upper, b_ub=limits, bounds=bounds)
+    return float(found.fun) if found.status == 0 else math.inf

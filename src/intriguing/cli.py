@@ -246,7 +246,7 @@ def audit(
     ] = None,
     attack: Annotated[
         list[str], typer.Option(help="Given several times, the nearest example counts; `intriguing list` names them.")
-    ] = ["lbfgs"],  # noqa: B006 -- the parser shows it, and nobody writes to it
+    ] = ["nearest"],  # noqa: B006 -- the parser shows it, and nobody writes to it
     budget: Annotated[int, typer.Option(help="Forward and backward passes per image and attack.")] = 2000,
     eps: Eps = None,
     norm: Norm = None,

@@ -270,6 +270,124 @@ def project_half_space(x: Tensor, a: Tensor, b: Tensor | float) -> Tensor:
     return torch.where(step.unsqueeze(1) > 0, moved, _rows(x)).to(x.dtype).reshape(x.shape)
 
 
+def project_box_hyperplane(
+    x: Tensor,
+    a: Tensor,
+    b: Tensor | float,
+    lower: Tensor | float,
+    upper: Tensor | float,
+    *,
+    norm: float = 2.0,
+) -> Tensor:
+    """Return the point of the box on the hyperplane {y : <a, y> = b} that is nearest to x in L1, L2 or Linf.
+
+    With t_i >= 0 the change of entry i in the direction that leads to the hyperplane, and R_i its room in the box, the
+    answer is t_i = min(m s_i, R_i), where s_i is |a_i| in L2 and 1 in Linf, and m makes the sum of |a_i| t_i reach the
+    hyperplane: the sum is piecewise linear in m, its pieces found by sorting. In L1 the entries with the largest |a_i|
+    are used up first. Croce and Hein 2020 (FAB), section 2.2.
+
+    Args:
+        x: (B, ...); a point outside the box is first moved to the nearest one inside.
+        a: normals, of the shape of x or of one example.
+        b: offsets, a number or (B,).
+        lower: number or tensor that broadcasts to x.
+        upper: number or tensor that broadcasts to x, at or above `lower`.
+        norm: 1, 2 or inf. In L1 and Linf the nearest point need not be unique; one of them is returned.
+
+    Returns:
+        (B, ...) within the box, in the dtype of x. Where the hyperplane misses the box, the corner (in the entries
+        with a_i not 0) that comes nearest to it.
+
+    Raises:
+        InputError: a lower bound exceeds its upper bound, or another norm.
+
+    Example:
+        >>> project_box_hyperplane(torch.tensor([[0.5, 0.9]]), torch.tensor([1.0, 1.0]), 2.0, 0.0, 1.0).tolist()
+        [[1.0, 1.0]]
+    """
+    if norm not in (1, 2, math.inf):
+        raise InputError(f"norm: expected 1, 2 or inf (math.inf), got {norm!r}")
+    low, high = (torch.as_tensor(bound, device=x.device).to(x.dtype).expand_as(x) for bound in (lower, upper))
+    start = project_box(x, low, high)
+    point, normal = _rows(start), _rows(a.expand_as(x))
+    gap = torch.as_tensor(b, dtype=torch.float64, device=x.device).expand(len(x)) - torch.linalg.vecdot(normal, point)
+    # Towards the hyperplane: up along a where it is ahead, down where it lies behind.
+    way = normal.sign() * torch.where(gap < 0, -1.0, 1.0)[:, None]
+    room = torch.where(way > 0, _rows(high) - point, point - _rows(low)) * way.abs()
+    fill = _fill_greedily if norm == 1 else _fill_evenly
+    change = fill(normal.abs(), normal.abs() if norm == 2 else way.abs(), room, gap.abs())
+    return project_box((point + way * change).to(x.dtype).reshape(x.shape), low, high)
+
+
+def _fill_greedily(size: Tensor, share: Tensor, room: Tensor, gap: Tensor) -> Tensor:
+    """Return 0 <= t <= room (B, n) with sum of size * t = gap (B,) where it can be, using the largest sizes first."""
+    order = size.argsort(dim=1, descending=True)
+    ordered, space = size.gather(1, order), room.gather(1, order)
+    gained = ordered * space
+    left = gap[:, None] - (gained.cumsum(1) - gained)
+    change = torch.where(ordered > 0, left / ordered, 0.0).clamp_min(0).minimum(space)
+    return torch.zeros_like(room).scatter(1, order, change)
+
+
+def _fill_evenly(size: Tensor, share: Tensor, room: Tensor, gap: Tensor) -> Tensor:
+    """Return t = min(m share, room) (B, n) with sum of size * t = gap (B,), or t = room where that falls short."""
+    full = torch.where(share > 0, room / share, torch.inf)  # the m at which an entry has no room left
+    full, order = full.sort(dim=1)
+    gained = (size * room).gather(1, order).cumsum(1)
+    slope = (size * share).gather(1, order)
+    slope = slope.flip(1).cumsum(1).flip(1)  # of the sum, just before each entry is full
+    before = gained - (size * room).gather(1, order)
+    # The sum of size * t when entry j gets full: what is used up, and the rest at the same m.
+    reached = torch.where(full.isinf(), torch.inf, before + torch.where(full.isinf(), 0.0, full) * slope)
+    piece = (reached < gap[:, None]).sum(1, keepdim=True).clamp_max(size.shape[1] - 1)
+    steep = slope.gather(1, piece)
+    m = torch.where(steep > 0, (gap[:, None] - before.gather(1, piece)) / steep, 0.0).clamp_min(0)
+    short = gained[:, -1:] <= gap[:, None]
+    return torch.where(short, room, torch.minimum(m * share, room))
+
+
+def project_half_space_in_box(
+    x: Tensor, a: Tensor, b: Tensor, lower: float, upper: float, *, sweeps: int = 60
+) -> Tensor:
+    """Return the nearest point of the half-space {y : <a, y> >= b} cut with the box [lower, upper].
+
+    The answer is clamp(x + t a) with the least t >= 0 that reaches b. For x in the box, <a, clamp(x + t a)> is concave
+    and piecewise linear in t, so that Newton's method from t = 0 never passes the root and ends after as many steps
+    as the pieces it meets, five or so on images.
+
+    Args:
+        x: (B, n) points of the box.
+        a: (B, n) normals.
+        b: (B,) offsets.
+        lower: of every entry.
+        upper: likewise.
+        sweeps: the most Newton steps.
+
+    Returns:
+        (B, n) in the box, with <a, y> >= b up to rounding; where the box does not reach so far, the point of it that
+        goes farthest.
+
+    Example:
+        >>> x, a, b = torch.zeros(1, 2), torch.tensor([[2.0, 1.0]]), torch.tensor([2.5])
+        >>> project_half_space_in_box(x, a, b, 0.0, 1.0).tolist()
+        [[1.0, 0.5]]
+    """
+    y, t = x, torch.zeros_like(b)
+    squares = a * a
+    # Beyond what a sum of this size is off by, another step would only follow the rounding.
+    small = torch.finfo(x.dtype).eps * (b.abs() + (a * x).abs().sum(1))
+    for _ in range(sweeps):
+        missing = b - (a * y).sum(1)
+        free = torch.where(a > 0, y < upper, y > lower)
+        slope = (squares * free).sum(1)
+        step = torch.where((missing > small) & (slope > 0), missing / slope, 0.0)
+        if not bool((step > 0).any()):
+            break
+        t = t + step
+        y = torch.addcmul(x, t[:, None], a).clamp(lower, upper)
+    return y
+
+
 def _rows(x: Tensor) -> Tensor:
     """Return x as (B, n) float64."""
     if x.ndim == 0:
@@ -296,7 +414,7 @@ def _shrinkage(size: Tensor, room: Tensor, limit: Tensor) -> Tensor:
     From below: with the entries that t leaves at their bounds held there, the next t is exact unless more of them
     reach theirs. Each pass adds an entry or is the last.
     """
-    t = (limit / torch.linalg.vector_norm(size, dim=1).clamp_min(torch.finfo(torch.float64).tiny)).clamp_max(1)
+    t: Tensor = (limit / torch.linalg.vector_norm(size, dim=1).clamp_min(torch.finfo(torch.float64).tiny)).clamp_max(1)
     for _ in range(size.shape[1]):
         full = size * t[:, None] >= room
         left = limit.square() - torch.where(full, room, 0.0).square().sum(1)

@@ -66,7 +66,8 @@ class Streams:
 
     def normal(self, image: Tensor, count: int, draw: int) -> Tensor:
         """Return standard normal numbers (k, count), float64; see `uniform`."""
-        return torch.special.ndtri(self.uniform(image, count, draw))
+        numbers: Tensor = torch.special.ndtri(self.uniform(image, count, draw))
+        return numbers
 
     def signs(self, image: Tensor, count: int, draw: int) -> Tensor:
         """Return -1 or 1 (k, count), float64; see `uniform`."""

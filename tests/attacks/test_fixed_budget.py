@@ -349,6 +349,16 @@ def test_the_worst_of_attacks_without_a_radius_is_the_nearest_of_all() -> None:
     assert torch.equal(whole.forwards - alone[0].forwards, (alone[1].forwards - 2) * whole.found)
 
 
+def test_the_worst_of_attacks_draws_its_targets_once() -> None:
+    images, labels = (tensor[1000:1020] for tensor in digits())
+    model = Model(sigmoid_net())
+    result = worst_of([FGSM(0.3), PGD(0.5, steps=10)], target="random")(model, images, labels, generator=seeded(3))
+    wanted = attacks.PGD(0.5, target="random", steps=10)(model, images, labels, generator=seeded(3))
+    both = result.found & wanted.found
+    assert both.sum() >= 5
+    assert torch.equal(result.target[both], wanted.target[both])
+
+
 @pytest.mark.parametrize("budget", [1, 4, 9, 60, 400])
 def test_the_worst_of_attacks_keeps_to_one_budget(budget: int) -> None:
     images, labels = (tensor[1000:1010] for tensor in digits())

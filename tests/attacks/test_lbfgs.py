@@ -26,7 +26,7 @@ from small_nets import (
 )
 from torch import Tensor, nn
 
-from intriguing.attacks import LBFGS, AttackResult, AttackStatus, Phase, lbfgs
+from intriguing.attacks import LBFGS, AttackResult, AttackStatus, Nearest, Phase, lbfgs
 from intriguing.attacks.problem import margin
 from intriguing.errors import DataError, InputError, ModelError, UnknownNameError
 from intriguing.nets.load import Model
@@ -40,9 +40,22 @@ BUDGETS = (1, 2, 5, 12, 13, 14, 25, 60, 200)
 ROUNDING = 0.01
 
 
+def search(
+    model: Model | nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    progress: object = None,
+    **how: object,
+) -> AttackResult:
+    """Run the paper's search, whatever the rule for the targets."""
+    return LBFGS(**how)(model, images, labels, generator=generator, progress=progress)  # type: ignore[arg-type]
+
+
 def attack_one(net: nn.Module, image: int, **how: object) -> AttackResult:
     images, labels = digits()
-    return lbfgs(net, images[image : image + 1], labels[image : image + 1], **how)  # type: ignore[arg-type]
+    return search(net, images[image : image + 1], labels[image : image + 1], **how)  # type: ignore[arg-type]
 
 
 def right(net: nn.Module, count: int, skip: int = 0) -> tuple[Tensor, Tensor]:
@@ -120,7 +133,7 @@ def test_no_image_costs_more_than_its_budget_counted_by_the_net(target: str, obj
 def test_passes_of_a_batch_are_what_the_net_saw(target: str, budget: int | None) -> None:
     net = Counting(sigmoid_net())
     images, labels = digits()
-    result = lbfgs(net, images[:30], labels[:30], target=target, budget=budget, generator=seeded())
+    result = search(net, images[:30], labels[:30], target=target, budget=budget, generator=seeded())
     assert net.forwards == result.forwards.sum()
     assert net.backwards == result.backwards.sum()
     if budget is not None:
@@ -131,7 +144,7 @@ def test_passes_of_a_batch_are_what_the_net_saw(target: str, budget: int | None)
 def test_a_budget_that_binds_is_spent_to_within_one_evaluation() -> None:
     images, labels = right(sigmoid_net(), 10)
     for budget in (25, 26, 61):
-        result = lbfgs(sigmoid_net(), images, labels, target="all", budget=budget)
+        result = search(sigmoid_net(), images, labels, target="all", budget=budget)
         assert (result.forwards + result.backwards >= budget - 1 - 11 * ~result.found).all()
 
 
@@ -148,11 +161,11 @@ def test_more_budget_never_finds_a_farther_example_of_one_target() -> None:
     target = (labels + 1) % 10
     before = torch.full((6,), torch.inf, dtype=torch.float64)
     for budget in (14, 20, 30, 45, 70, 110, 200, 10_000):
-        result = lbfgs(sigmoid_net(), images, labels, target=target, budget=budget)
+        result = search(sigmoid_net(), images, labels, target=target, budget=budget)
         # The path is the same, only longer; the bisection at its end starts elsewhere, so compare before it.
         assert (result.distance_search <= before).all()
         before = result.distance_search
-    unlimited = lbfgs(sigmoid_net(), images, labels, target=target)
+    unlimited = search(sigmoid_net(), images, labels, target=target)
     assert torch.equal(unlimited.adversarial, result.adversarial)
     assert torch.equal(unlimited.forwards, result.forwards)
 
@@ -163,8 +176,8 @@ def test_a_budget_over_many_targets_is_split_alike_alone_and_in_a_batch(objectiv
     net = sigmoid_net()
     images, labels = right(net, 30)
     how = {"target": "all", "objective": objective, "budget": 400}
-    batch = lbfgs(net, images, labels, **how)  # type: ignore[arg-type]
-    alone = [lbfgs(net, x[None], y[None], **how) for x, y in zip(images, labels, strict=True)]  # type: ignore[arg-type]
+    batch = search(net, images, labels, **how)  # type: ignore[arg-type]
+    alone = [search(net, x[None], y[None], **how) for x, y in zip(images, labels, strict=True)]  # type: ignore[arg-type]
     assert torch.equal(torch.cat([one.target for one in alone]), batch.target)
     distance = torch.cat([one.distance for one in alone])
     torch.testing.assert_close(distance, batch.distance, rtol=ROUNDING, atol=0)
@@ -183,7 +196,7 @@ def test_success_holds_for_the_images_returned(target: str, objective: str) -> N
     images, labels = digits()
     images, labels = images[:40], labels[:40].clone()
     labels[:5] = (labels[:5] + 1) % 10  # already wrong
-    result = lbfgs(net, images, labels, target=target, objective=objective, generator=seeded())
+    result = search(net, images, labels, target=target, objective=objective, generator=seeded())
     judge(Model(net), images, labels, result)
     assert (result.status[:5] == int(AttackStatus.ALREADY_WRONG)).all()
     assert result.found[5:].sum() >= 34
@@ -192,7 +205,7 @@ def test_success_holds_for_the_images_returned(target: str, objective: str) -> N
 def test_an_image_already_wrong_costs_one_look_and_is_returned_as_it_is() -> None:
     images, labels = right(sigmoid_net(), 4)
     wrong = (labels + 3) % 10
-    result = lbfgs(sigmoid_net(), images, wrong, target="random", generator=seeded())
+    result = search(sigmoid_net(), images, wrong, target="random", generator=seeded())
     assert torch.equal(result.adversarial, images)
     assert result.status.tolist() == [int(AttackStatus.ALREADY_WRONG)] * 4
     assert torch.equal(result.target, labels)
@@ -217,19 +230,19 @@ def test_a_class_that_no_image_has_is_not_found(objective: str) -> None:
     net = unreachable(4)
     images, labels = right(net, 6)
     target = torch.full_like(labels, 4)
-    result = lbfgs(net, images, labels, target=target, objective=objective)
+    result = search(net, images, labels, target=target, objective=objective)
     assert (result.status == int(AttackStatus.NOT_FOUND)).all()
     assert torch.isinf(result.by_target).all()
     judge(Model(net), images, labels, result)
     assert result.median == torch.inf
-    spent = lbfgs(net, images, labels, target=target, objective=objective, budget=25)
+    spent = search(net, images, labels, target=target, objective=objective, budget=25)
     assert (spent.status == int(AttackStatus.BUDGET_SPENT)).all()
 
 
 def test_other_classes_are_found_beside_one_that_no_image_has() -> None:
     net = unreachable(4)
     images, labels = right(net, 6)
-    result = lbfgs(net, images, labels, target="all")
+    result = search(net, images, labels, target="all")
     judge(Model(net), images, labels, result)
     assert result.found.all()
     assert torch.isinf(result.by_target[:, 4]).all()
@@ -242,7 +255,7 @@ def test_a_net_that_is_nan_off_the_clean_images_is_a_numeric_failure(target: str
     """With some slack the search can step a little, and stalls; that NaN stopped it must still be told."""
     net = NaNOffGrid(sigmoid_net(), slack=slack)
     images, labels = right(net, 5)
-    result = lbfgs(net, images, labels, target=target, generator=seeded())
+    result = search(net, images, labels, target=target, generator=seeded())
     assert (result.status == int(AttackStatus.NUMERIC_FAILURE)).all()
     judge(Model(net), images, labels, result)
 
@@ -251,10 +264,10 @@ def test_one_image_at_which_the_net_is_nan_does_not_touch_the_others() -> None:
     net = NaNOffGrid(sigmoid_net(), marked=True)
     images, labels = right(net, 9)
     target = (labels + 1) % 10
-    clean = lbfgs(net, images, labels, target=target)
+    clean = search(net, images, labels, target=target)
     marked = images.clone()
     marked[4, 0, 0, 0] = 1.0
-    result = lbfgs(net, marked, labels, target=target)
+    result = search(net, marked, labels, target=target)
     assert result.status[4] == int(AttackStatus.NUMERIC_FAILURE)
     others = torch.arange(9) != 4
     assert clean.found.all()
@@ -265,13 +278,13 @@ def test_one_image_at_which_the_net_is_nan_does_not_touch_the_others() -> None:
 def test_a_net_that_is_nan_far_away_is_still_attacked_near_by() -> None:
     images, labels = right(sigmoid_net(), 1)
     inner, target = sigmoid_net(), (labels + 1) % 10
-    free = lbfgs(inner, images, labels, target=target)
+    free = search(inner, images, labels, target=target)
 
     def net(x: Tensor) -> Tensor:
         far = (x - images).flatten(1).norm(dim=1) > 1.5 * free.distance
         return torch.where(far[:, None], torch.nan, inner(x))
 
-    result = lbfgs(Model(net), images, labels, target=target)
+    result = search(Model(net), images, labels, target=target)
     assert result.found.all()
     # The same local minimum: the wall only shortens steps on the way there.
     torch.testing.assert_close(result.distance, free.distance, rtol=0.05, atol=0)
@@ -283,13 +296,13 @@ def test_a_net_that_is_nan_far_away_is_still_attacked_near_by() -> None:
 def test_float64_nets_are_attacked_in_float64() -> None:
     images, labels = right(sigmoid_net(), 8)
     target = (labels + 1) % 10
-    single = lbfgs(sigmoid_net(), images, labels, target=target)
+    single = search(sigmoid_net(), images, labels, target=target)
     net = sigmoid_net(torch.float64)
-    double = lbfgs(net, images.double(), labels, target=target)
+    double = search(net, images.double(), labels, target=target)
     judge(Model(net), images.double(), labels, double)
     torch.testing.assert_close(double.distance, single.distance, rtol=ROUNDING, atol=0)
     # Float32 images come back as float32, and are judged as such by the float64 net.
-    mixed = lbfgs(net, images, labels, target=target)
+    mixed = search(net, images, labels, target=target)
     judge(Model(net), images, labels, mixed)
     torch.testing.assert_close(mixed.distance, double.distance, rtol=ROUNDING, atol=0)
 
@@ -298,7 +311,7 @@ def test_float64_images_keep_every_digit_where_nothing_is_changed() -> None:
     images, labels = right(sigmoid_net(), 6)
     images = (images.double() + 1e-12).clamp(0, 1)
     labels[:3] = (labels[:3] + 1) % 10
-    result = lbfgs(sigmoid_net(), images, labels, target="random", generator=seeded())
+    result = search(sigmoid_net(), images, labels, target="random", generator=seeded())
     judge(Model(sigmoid_net()), images, labels, result)
     assert torch.equal(result.adversarial[:3], images[:3])
 
@@ -307,7 +320,7 @@ def test_float64_images_keep_every_digit_where_nothing_is_changed() -> None:
 def test_images_of_half_precision_are_not_lost_to_rounding(dtype: torch.dtype) -> None:
     images, labels = right(sigmoid_net(), 40)
     images = images.to(dtype)  # multiples of 1/16: exact
-    result = lbfgs(sigmoid_net(), images, labels, target=(labels + 1) % 10)
+    result = search(sigmoid_net(), images, labels, target=(labels + 1) % 10)
     judge(Model(sigmoid_net()), images, labels, result)
     assert result.found.all()
 
@@ -318,15 +331,15 @@ def test_no_pixel_leaves_a_box_whose_ends_float32_cannot_hold() -> None:
     images, labels = right(inner, 20)
     small = (images.double() * 0.3).clamp(0, 0.3)
     model = Model(lambda x: inner(x / 0.3), box=(0, 0.3))
-    result = lbfgs(model, small, labels, target=(labels + 1) % 10)
+    result = search(model, small, labels, target=(labels + 1) % 10)
     assert (result.adversarial <= 0.3).all()
     judge(model, small, labels, result)
 
 
 def test_flat_images_are_attacked_as_square_ones() -> None:
     images, labels = right(sigmoid_net(), 6)
-    square = lbfgs(sigmoid_net(), images, labels, target="random", generator=seeded())
-    flat = lbfgs(sigmoid_net(), images.flatten(1), labels, target="random", generator=seeded())
+    square = search(sigmoid_net(), images, labels, target="random", generator=seeded())
+    flat = search(sigmoid_net(), images.flatten(1), labels, target="random", generator=seeded())
     judge(Model(sigmoid_net()), images.flatten(1), labels, flat)
     assert torch.equal(flat.adversarial, square.adversarial.flatten(1))
     assert torch.equal(flat.distance, square.distance)
@@ -339,9 +352,9 @@ def test_another_box_and_preprocessing_only_change_the_unit() -> None:
     images = images[:20]
     labels = net(images).argmax(1)
     target = (labels + 4) % 10
-    plain = lbfgs(net, images, labels, target=target, objective="hinge")
+    plain = search(net, images, labels, target=target, objective="hinge")
     model = Model(net, box=(-1, 1), mean=-1.0, std=2.0)
-    wide = lbfgs(model, 2 * images - 1, labels, target=target, objective="hinge")
+    wide = search(model, 2 * images - 1, labels, target=target, objective="hinge")
     judge(model, 2 * images - 1, labels, wide)
     assert wide.adversarial.min() < 0
     torch.testing.assert_close(wide.distance, 2 * plain.distance, rtol=0.005, atol=0)
@@ -350,7 +363,7 @@ def test_another_box_and_preprocessing_only_change_the_unit() -> None:
 def test_images_that_ask_for_a_gradient_get_none() -> None:
     images, labels = right(sigmoid_net(), 3)
     images.requires_grad_(True)
-    result = lbfgs(sigmoid_net(), images, labels, target="random", generator=seeded())
+    result = search(sigmoid_net(), images, labels, target="random", generator=seeded())
     assert images.grad is None
     assert not result.adversarial.requires_grad
     assert not result.distance.requires_grad
@@ -359,7 +372,7 @@ def test_images_that_ask_for_a_gradient_get_none() -> None:
 def test_the_images_given_are_not_changed() -> None:
     images, labels = right(sigmoid_net(), 5)
     before, labels_before = images.clone(), labels.clone()
-    lbfgs(sigmoid_net(), images, labels, target="all", objective="hinge")
+    search(sigmoid_net(), images, labels, target="all", objective="hinge")
     assert torch.equal(images, before)
     assert torch.equal(labels, labels_before)
 
@@ -373,8 +386,8 @@ def test_a_net_with_one_logit_is_attacked_like_its_two_logit_twin() -> None:
     single = linear(weight, torch.zeros(1))
     twin = linear(torch.cat([torch.zeros_like(weight), weight]), torch.zeros(2))
     labels = twin(images).argmax(1)
-    one = lbfgs(single, images, labels, target="random", generator=seeded())
-    two = lbfgs(twin, images, labels, target="random", generator=seeded())
+    one = search(single, images, labels, target="random", generator=seeded())
+    two = search(twin, images, labels, target="random", generator=seeded())
     judge(Model(single), images, labels, one)
     assert torch.equal(one.found, two.found)
     assert one.found.any()
@@ -391,10 +404,10 @@ def test_an_image_alone_equals_itself_in_a_batch(target: str, objective: str) ->
     images, labels = digits()
     images, labels = images[:25], labels[:25].clone()
     given = (labels + 1) % 10
-    batch = lbfgs(net, images, labels, target=given if target == "given" else target, objective=objective)
+    batch = search(net, images, labels, target=given if target == "given" else target, objective=objective)
     for i in range(0, 25, 6):
         one = slice(i, i + 1)
-        alone = lbfgs(
+        alone = search(
             net, images[one], labels[one], target=given[one] if target == "given" else target, objective=objective
         )
         assert alone.status.item() == batch.status[i].item()
@@ -439,14 +452,14 @@ def test_the_order_of_images_does_not_matter() -> None:
     net = sigmoid_net()
     images, labels = right(net, 15)
     order = torch.randperm(15, generator=seeded(2))
-    straight = lbfgs(net, images, labels, target=(labels + 1) % 10)
-    mixed = lbfgs(net, images[order], labels[order], target=(labels[order] + 1) % 10)
+    straight = search(net, images, labels, target=(labels + 1) % 10)
+    mixed = search(net, images[order], labels[order], target=(labels[order] + 1) % 10)
     torch.testing.assert_close(mixed.distance, straight.distance[order], rtol=ROUNDING, atol=0)
 
 
 def test_a_seed_repeats_the_attack_exactly() -> None:
     images, labels = right(sigmoid_net(), 12)
-    runs = [lbfgs(sigmoid_net(), images, labels, target="random", generator=seeded(s)) for s in (4, 4, 5)]
+    runs = [search(sigmoid_net(), images, labels, target="random", generator=seeded(s)) for s in (4, 4, 5)]
     assert torch.equal(runs[0].adversarial, runs[1].adversarial)
     assert torch.equal(runs[0].distance, runs[1].distance)
     assert torch.equal(runs[0].forwards, runs[1].forwards)
@@ -508,9 +521,9 @@ def test_the_net_and_all_global_state_are_left_as_found() -> None:
     images, _ = digits()
     images = images[:12]
     labels = Model(net).predict(images)
-    check_untouched(net, lambda: lbfgs(net, images, labels, target="random", generator=seeded()))
+    check_untouched(net, lambda: search(net, images, labels, target="random", generator=seeded()))
     with torch.no_grad():
-        check_untouched(net, lambda: lbfgs(net, images, labels, target="nearest", objective="hinge", budget=100))
+        check_untouched(net, lambda: search(net, images, labels, target="nearest", objective="hinge", budget=100))
 
 
 @pytest.mark.parametrize("call", [1, 2, 9])
@@ -522,7 +535,7 @@ def test_the_net_and_all_global_state_are_left_as_found_by_an_exception(call: in
 
     def attack() -> None:
         with pytest.raises(RuntimeError, match="the net broke"):
-            lbfgs(Failing(net, call), images, labels, target="random", generator=seeded())
+            search(Failing(net, call), images, labels, target="random", generator=seeded())
 
     check_untouched(net, attack)
 
@@ -549,7 +562,7 @@ def two_classes(scale: float = 1.0) -> tuple[nn.Sequential, Tensor, Tensor, Tens
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_two_linear_classes_are_as_far_as_the_formula_says(objective: str) -> None:
     net, images, labels, exact = two_classes()
-    result = lbfgs(net, images, labels, target=1 - labels, objective=objective)
+    result = search(net, images, labels, target=1 - labels, objective=objective)
     judge(Model(net), images, labels, result)
     assert result.found.all()
     ratio = result.distance / exact
@@ -566,7 +579,7 @@ def test_two_linear_classes_are_as_far_as_the_formula_says(objective: str) -> No
 def test_the_search_finds_its_c_over_many_powers_of_ten(objective: str, scale: float) -> None:
     """The nearest example of a linear net does not depend on the scale of its logits; the right c does."""
     net, images, labels, exact = two_classes(scale)
-    result = lbfgs(net, images, labels, target=1 - labels, objective=objective)
+    result = search(net, images, labels, target=1 - labels, objective=objective)
     assert result.found.all()
     assert (result.distance_search / exact).median() <= 1.05
     assert (result.distance / exact).max() <= 1.005
@@ -579,8 +592,8 @@ def test_the_hinge_does_not_depend_on_the_scale_of_ten_logits(scale: float) -> N
     net = random_linear(seed=2)
     labels = net(images).argmax(1)
     target = (labels + 3) % 10
-    plain = lbfgs(net, images, labels, target=target, objective="hinge")
-    scaled = lbfgs(random_linear(seed=2, scale=scale), images, labels, target=target, objective="hinge")
+    plain = search(net, images, labels, target=target, objective="hinge")
+    scaled = search(random_linear(seed=2, scale=scale), images, labels, target=target, objective="hinge")
     assert plain.found.all()
     torch.testing.assert_close(scaled.distance, plain.distance, rtol=0.002, atol=0)
 
@@ -620,7 +633,7 @@ def test_the_minimiser_gets_no_longer_as_c_grows_so_the_largest_success_is_the_s
     largest = success.long().cumsum(0).argmax(0)
     torch.testing.assert_close(length.gather(0, largest[None]).squeeze(0), shortest, rtol=1e-6, atol=1e-9)
     # The attack lies between the neighbours of the root on this grid.
-    result = lbfgs(net, images, labels, target=target)
+    result = search(net, images, labels, target=target)
     after = length.gather(0, (largest + 1)[None]).squeeze(0)
     assert (result.distance_search <= shortest * (1 + 1e-3)).all()
     assert (result.distance_search >= after * (1 - 1e-3)).all()
@@ -634,8 +647,8 @@ def test_the_hinge_is_at_least_as_near_as_cross_entropy_on_linear_nets() -> None
         net = random_linear(seed=seed)
         labels = net(images).argmax(1)
         target = (labels + 1 + seed) % 10
-        faithful = lbfgs(net, images, labels, target=target)
-        sharp = lbfgs(net, images, labels, target=target, objective="hinge")
+        faithful = search(net, images, labels, target=target)
+        sharp = search(net, images, labels, target=target, objective="hinge")
         assert faithful.found.all()
         assert sharp.found.all()
         ratio = sharp.distance / faithful.distance
@@ -648,10 +661,10 @@ def test_the_hinge_ends_at_its_last_temperature() -> None:
     images, _ = digits()
     net = random_linear(seed=1)
     labels = net(images[:30]).argmax(1)
-    result = lbfgs(net, images[:30], labels, target=(labels + 1) % 10, objective="hinge")
+    result = search(net, images[:30], labels, target=(labels + 1) % 10, objective="hinge")
     assert set(result.phase.tolist()) <= {int(Phase.SHARPEN), int(Phase.BISECT)}
     assert (result.distance_search / result.distance).median() < 1.001
-    faithful = lbfgs(net, images[:30], labels, target=(labels + 1) % 10)
+    faithful = search(net, images[:30], labels, target=(labels + 1) % 10)
     assert int(Phase.SHARPEN) not in faithful.phase.tolist()
 
 
@@ -664,7 +677,7 @@ def test_each_solve_starts_where_the_last_one_ended() -> None:
     images, labels = right(sigmoid_net(), 5)
     for x, y in zip(images, labels, strict=True):
         net = Recording(sigmoid_net())
-        lbfgs(net, x[None], y[None], target=(y[None] + 1) % 10)
+        search(net, x[None], y[None], target=(y[None] + 1) % 10)
         assert solves(net.points) > 3
         assert sum(torch.equal(point, x.flatten(1)) for point in net.points) == 1
 
@@ -676,7 +689,7 @@ def test_the_root_finder_needs_no_more_solves_than_halving_would() -> None:
     counts = []
     for x, y in zip(images, labels, strict=True):
         net = Recording(sigmoid_net())
-        lbfgs(net, x[None], y[None], target=(y[None] + 1) % 10)
+        search(net, x[None], y[None], target=(y[None] + 1) % 10)
         counts.append(solves(net.points))
     # And two, at the least, to find the bracket.
     assert np.mean(counts) <= 2 + halvings
@@ -689,8 +702,8 @@ def test_the_root_finder_needs_no_more_solves_than_halving_would() -> None:
 def test_nearest_is_the_minimum_over_all_and_cheaper(objective: str) -> None:
     net = sigmoid_net()
     images, labels = right(net, 40)
-    every = lbfgs(net, images, labels, target="all", objective=objective)
-    nearest = lbfgs(net, images, labels, target="nearest", objective=objective)
+    every = search(net, images, labels, target="all", objective=objective)
+    nearest = search(net, images, labels, target="nearest", objective=objective)
     judge(Model(net), images, labels, nearest)
     torch.testing.assert_close(nearest.distance, every.distance, rtol=0.01, atol=0)
     torch.testing.assert_close(every.distance_search, every.by_target.amin(1), rtol=1e-5, atol=0)
@@ -703,10 +716,10 @@ def test_nearest_is_the_minimum_over_all_and_cheaper(objective: str) -> None:
 def test_all_gives_every_target_the_distance_it_has_alone() -> None:
     net = sigmoid_net()
     images, labels = right(net, 6)
-    every = lbfgs(net, images, labels, target="all")
+    every = search(net, images, labels, target="all")
     for shift in (1, 4, 9):
         target = (labels + shift) % 10
-        alone = lbfgs(net, images, labels, target=target)
+        alone = search(net, images, labels, target=target)
         theirs = every.by_target.gather(1, target[:, None]).squeeze(1)
         torch.testing.assert_close(alone.distance_search, theirs, rtol=ROUNDING, atol=0)
         assert torch.isfinite(alone.by_target).sum() == alone.found.sum()
@@ -715,7 +728,7 @@ def test_all_gives_every_target_the_distance_it_has_alone() -> None:
 def test_top_k_tries_the_likeliest_classes_and_no_others() -> None:
     net = sigmoid_net()
     images, labels = right(net, 10)
-    result = lbfgs(net, images, labels, target="top-2")
+    result = search(net, images, labels, target="top-2")
     with torch.no_grad():
         order = net(images).scatter(1, labels[:, None], -torch.inf).argsort(1, descending=True)
     tried = torch.isfinite(result.by_target)
@@ -726,10 +739,10 @@ def test_top_k_tries_the_likeliest_classes_and_no_others() -> None:
 
 def test_the_random_targets_of_already_wrong_images_are_drawn_and_thrown_away() -> None:
     images, labels = right(sigmoid_net(), 8)
-    plain = lbfgs(sigmoid_net(), images, labels, target="random", generator=seeded(6))
+    plain = search(sigmoid_net(), images, labels, target="random", generator=seeded(6))
     spoiled = labels.clone()
     spoiled[2] = (labels[2] + 1) % 10
-    other = lbfgs(sigmoid_net(), images, spoiled, target="random", generator=seeded(6))
+    other = search(sigmoid_net(), images, spoiled, target="random", generator=seeded(6))
     keep = torch.arange(8) != 2
     assert torch.equal(plain.target[keep], other.target[keep])
 
@@ -741,34 +754,34 @@ def test_bad_arguments_are_refused_in_one_sentence() -> None:
     net = sigmoid_net()
     images, labels = right(net, 3)
     with pytest.raises(UnknownNameError, match="Did you mean 'hinge'"):
-        lbfgs(net, images, labels, target="all", objective="hing")
+        search(net, images, labels, target="all", objective="hing")
     with pytest.raises(UnknownNameError, match="Did you mean 'nearest'"):
-        lbfgs(net, images, labels, target="nearst")
+        search(net, images, labels, target="nearst")
     with pytest.raises(InputError, match="generator"):
-        lbfgs(net, images, labels)
+        search(net, images, labels)
     with pytest.raises(InputError, match="budget"):
-        lbfgs(net, images, labels, target="all", budget=0)
+        search(net, images, labels, target="all", budget=0)
     with pytest.raises(InputError, match="labels"):
-        lbfgs(net, images, labels[:2], target="all")
+        search(net, images, labels[:2], target="all")
     with pytest.raises(InputError, match="labels"):
-        lbfgs(net, images, labels.float(), target="all")
+        search(net, images, labels.float(), target="all")
     with pytest.raises(DataError, match=r"at images \[1\]"):
-        lbfgs(net, images, torch.tensor([0, 10, 1]), target="all")
+        search(net, images, torch.tensor([0, 10, 1]), target="all")
     with pytest.raises(InputError, match=r"equal to the label at images \[0, 1, 2\]"):
-        lbfgs(net, images, labels, target=labels)
+        search(net, images, labels, target=labels)
     with pytest.raises(DataError, match="box"):
-        lbfgs(net, images * 255, labels, target="all")
+        search(net, images * 255, labels, target="all")
     with pytest.raises(DataError, match="NaN"):
-        lbfgs(net, images * torch.nan, labels, target="all")
+        search(net, images * torch.nan, labels, target="all")
     with pytest.raises(DataError, match="shape"):
-        lbfgs(net, images[:0], labels[:0], target="all")
+        search(net, images[:0], labels[:0], target="all")
 
 
 def test_a_target_that_is_neither_a_rule_nor_classes_is_refused() -> None:
     images, labels = right(sigmoid_net(), 2)
     for target in (3, [1, 2], None):
         with pytest.raises(InputError, match="target"):
-            lbfgs(sigmoid_net(), images, labels, target=target)  # type: ignore[arg-type]
+            search(sigmoid_net(), images, labels, target=target)  # type: ignore[arg-type]
 
 
 def test_a_net_whose_answers_cannot_be_used_is_refused() -> None:
@@ -780,7 +793,7 @@ def test_a_net_whose_answers_cannot_be_used_is_refused() -> None:
         lambda x: "a digit",
     ):
         with pytest.raises(ModelError):
-            lbfgs(Model(answer), images, labels, target="all")
+            search(Model(answer), images, labels, target="all")
 
 
 def test_a_net_that_passes_no_gradient_is_refused_in_words() -> None:
@@ -788,16 +801,40 @@ def test_a_net_that_passes_no_gradient_is_refused_in_words() -> None:
     images, labels = right(sigmoid_net(), 3)
     inner = sigmoid_net()
     with pytest.raises(ModelError, match="gradient"):
-        lbfgs(Model(torch.no_grad()(inner.forward)), images, labels, target="all")
+        search(Model(torch.no_grad()(inner.forward)), images, labels, target="all")
     with pytest.raises(ModelError, match="gradient"):
-        lbfgs(Model(lambda x: torch.eye(10)[labels[:1]].expand(len(x), 10)), images[:1], labels[:1], target="all")
+        search(Model(lambda x: torch.eye(10)[labels[:1]].expand(len(x), 10)), images[:1], labels[:1], target="all")
 
 
 def test_progress_never_runs_backwards_and_ends() -> None:
     images, labels = right(sigmoid_net(), 10)
     seen: list[tuple[float, float]] = []
-    lbfgs(sigmoid_net(), images, labels, target="all", progress=lambda done, total: seen.append((done, total)))
+    search(sigmoid_net(), images, labels, target="all", progress=lambda done, total: seen.append((done, total)))
     done = [d for d, _ in seen]
     assert done == sorted(done)
     assert len({total for _, total in seen}) == 1
     assert seen[-1][0] == seen[-1][1] > 0
+
+
+# -- the function -------------------------------------------------------------------------------------------
+
+
+def test_the_function_runs_the_papers_search_for_one_class_and_for_a_named_objective() -> None:
+    images, labels = right(sigmoid_net(), 4)
+    net = sigmoid_net()
+    target = (labels + 1) % 10
+    for how in ({"target": target}, {"target": "all", "objective": "cross-entropy"}):
+        by_function, by_record = lbfgs(net, images, labels, **how), LBFGS(**how)(net, images, labels)  # type: ignore[arg-type]
+        assert torch.equal(by_function.adversarial, by_record.adversarial)
+
+
+def test_the_function_walks_where_any_class_will_do() -> None:
+    images, labels = right(sigmoid_net(), 4)
+    result = lbfgs(sigmoid_net(), images, labels, target="all", budget=100)
+    assert torch.equal(result.adversarial, Nearest(budget=100)(sigmoid_net(), images, labels).adversarial)
+
+
+def test_far_starts_are_refused_by_the_papers_search() -> None:
+    images, labels = right(sigmoid_net(), 4)
+    with pytest.raises(InputError, match="starts"):
+        lbfgs(sigmoid_net(), images, labels, target=(labels + 1) % 10, starts=(images, labels))

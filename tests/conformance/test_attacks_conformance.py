@@ -33,6 +33,18 @@ GIVEN = {KINDS[name]: parameters for name, parameters in QUICK.items()}
 attack_types = pytest.mark.parametrize("kind", [pytest.param(kind, id=name) for name, kind in KINDS.items()])
 
 
+# Fewer steps than by default, where the default is for real nets; with a budget the steps follow from it.
+_FEWER: dict[str, dict[str, Any]] = {
+    "ddn": {"steps": 60},
+    "fmn": {"steps": 60},
+    "fab": {"steps": 20},
+    "alma": {"steps": 60},
+    "pdgd": {"steps": 60},
+    "carlini-wagner": {"steps": 25, "searches": 4, "rate": 0.05, "first": 0.1},
+}
+FEWER = {ATTACKS[name]: parameters for name, parameters in _FEWER.items()}
+
+
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -59,7 +71,8 @@ def case(dtype: torch.dtype = torch.float32) -> tuple[Model, Tensor, Tensor]:
 
 
 def run(kind: Any, model: Any, images: Tensor, labels: Tensor, **parameters: Any) -> AttackResult:
-    result = kind(**{**GIVEN.get(kind, {}), **parameters})(model, images, labels, generator=seeded(2))
+    fewer = {} if "budget" in parameters else FEWER.get(kind, {})
+    result = kind(**{**GIVEN.get(kind, {}), **fewer, **parameters})(model, images, labels, generator=seeded(2))
     assert isinstance(result, AttackResult)
     return result
 

@@ -264,12 +264,23 @@ class Trial:
         self.backwards.index_add_(0, image, ones)
         return z.detach(), value.detach(), gradient
 
-    def jacobian(self, x: Tensor, image: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (k, K) and the gradients (k, c, n) of the logits `classes` (k, c): one forward, c backwards."""
+    def jacobian(
+        self, x: Tensor, image: Tensor, classes: Tensor, against: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits (k, K) and the gradients (k, c, n) of the logits `classes` (k, c): one forward, c backwards.
+
+        Args:
+            x: (k, n).
+            image: (k,).
+            classes: (k, c).
+            against: (k,) classes whose logits are subtracted first, so that a difference costs one pass, not two.
+        """
         point = x.detach().requires_grad_(True)
         with torch.enable_grad():
             z = self.model(point.reshape(-1, *self.shape))
             chosen = z.gather(1, classes)
+            if against is not None:
+                chosen = chosen - z.gather(1, against[:, None])
             if not z.requires_grad:
                 raise ModelError(f"{self.model.name} passes no gradient to its images, which this attack needs")
             columns = [
@@ -340,25 +351,30 @@ class Trial:
         Several points may be of one image. Points outside the radius, if there is one, are no success.
         """
         self.numeric[image[~z.isfinite().all(1)]] = True
-        success, size = self.adversarial(z, image, wanted), self.size(x, image)
+        success = self.adversarial(z, image, wanted)
         if self.radius is not None:
-            success &= size <= self.radius * (1 + SLACK)
+            success &= self.size(x, image) <= self.radius * (1 + SLACK)
         rows = success.nonzero().squeeze(1)
         if not len(rows):
             return success
-        images, answers = image[rows], z[rows].argmax(1)
-        self.by_target.view(-1).scatter_reduce_(0, images * self.classes + answers, size[rows], "amin")
-        new = images[self.first_success[images] < 0]
+        # Attacks call this at every step, and most successes are no nearer than the last: those cost a norm alone.
+        at = image[rows]
+        size = self.size(x[rows], at)
+        self.by_target.view(-1).scatter_reduce_(0, at * self.classes + z[rows].argmax(1), size, "amin")
+        new = at[self.first_success[at] < 0]
         self.first_success[new] = (self.forwards + self.backwards)[new]
-        rows = rows[size[rows].argsort(stable=True)]  # from near to far: the first of each image is its nearest
-        images, inverse = torch.unique(image[rows], return_inverse=True)
+        nearer = size < self.best[at]
+        rows, at, size = rows[nearer], at[nearer], size[nearer]
+        if not len(rows):
+            return success
+        order = size.argsort(stable=True)  # from near to far: the first of each image is its nearest
+        rows, at, size = rows[order], at[order], size[order]
+        images, inverse = torch.unique(at, return_inverse=True)
         first = torch.full_like(images, len(rows))
         first.scatter_reduce_(0, inverse, torch.arange(len(rows), device=rows.device), "amin")
         nearest = rows[first]
-        nearer = nearest[size[nearest] < self.best[image[nearest]]]
-        at = image[nearer]
-        self.best[at], self.best_x[at] = size[nearer], x[nearer]
-        self.best_target[at], self.phase[at] = z[nearer].argmax(1), int(phase)
+        self.best[images], self.best_x[images] = size[first], x[nearest]
+        self.best_target[images], self.phase[images] = z[nearest].argmax(1), int(phase)
         return success
 
     # -- one attack as a part of another ------------------------------------------------------------------------

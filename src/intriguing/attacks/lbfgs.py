@@ -32,6 +32,7 @@ from torch import Tensor
 
 from intriguing import norms
 from intriguing.attacks.base import COUNT, POSITIVE, Attack, Progress, Range, Trial
+from intriguing.attacks.nearest import Nearest
 from intriguing.attacks.problem import Pairs, choose_targets, margin
 from intriguing.attacks.result import AttackResult, Phase
 from intriguing.errors import InputError, UnknownNameError
@@ -106,12 +107,18 @@ def lbfgs(
     labels: Tensor,
     *,
     target: str | Tensor = "random",
-    objective: str = "cross-entropy",
+    objective: str | None = None,
     budget: int | None = None,
+    starts: tuple[Tensor, Tensor] | None = None,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
 ) -> AttackResult:
-    """Find the nearest adversarial examples by box-constrained L-BFGS (Szegedy et al. 2014, section 4.1).
+    """Find the nearest adversarial examples: of one class by the paper's attack, of any class by the best there is.
+
+    Where one class is asked for (``"random"``, or a tensor), or an objective is named, this is the paper's search over
+    c by box-constrained L-BFGS (Szegedy et al. 2014, section 4.1), `LBFGS`. Where any wrong class will do
+    (``"nearest"``, ``"all"``, ``"top-3"``) it is `Nearest`, which walks along the boundary and gets nearer with far
+    fewer passes. ``LBFGS(target="all")`` is the paper's search for every class.
 
     Args:
         model: a `Model`, or a plain net whose inputs lie in [0, 1].
@@ -119,10 +126,11 @@ def lbfgs(
         labels: (N,) int64 true classes.
         target: which wrong class to reach: ``"random"`` (the paper's, most likely), ``"nearest"``, ``"all"``,
             ``"top-3"``, or (N,) int64 classes.
-        objective: ``"cross-entropy"`` (the paper's) or ``"hinge"``.
+        objective: ``"cross-entropy"`` (the paper's) or ``"hinge"``; None: as above.
         budget: the largest number of forwards plus backwards on one image; None for no limit.
+        starts: images of other classes with their labels, see `Nearest`; they help against nets trained in Linf.
         generator: draws the random targets.
-        progress: called with (pairs of image and target done, all pairs) now and then.
+        progress: called with (done, all) now and then.
 
     Returns:
         An `AttackResult`. Not finding anything is a status, not an exception.
@@ -131,10 +139,19 @@ def lbfgs(
         InputError, DataError, ModelError: arguments that cannot be used; the message says what to do.
 
     Example:
-        >>> result = lbfgs(model, images, labels, target="random", generator=rng.generator("targets", 0))
-        >>> result.distortion[result.found].mean()
+        >>> result = lbfgs(model, images, labels, target="all", budget=400)
+        >>> result.median
     """
-    attack = LBFGS(target=target, objective=objective, budget=budget)
+    attack: Attack
+    if objective is None and isinstance(target, str) and target != "random":
+        attack = Nearest(target=target, budget=budget, starts=starts)
+    elif starts is not None:
+        raise InputError(
+            "starts: the paper's search begins at the clean image; leave starts out, or leave the objective out and "
+            'ask for target="all"'
+        )
+    else:
+        attack = LBFGS(target=target, objective=objective or "cross-entropy", budget=budget)
     return attack(model, images, labels, generator=generator, progress=progress)
 
 

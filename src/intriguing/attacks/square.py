@@ -245,7 +245,8 @@ def _profile(height: int, width: int, device: torch.device) -> Tensor:
     """Return the update (height, width) of norm 1: two peaks of opposite signs side by side (equation 2)."""
     half = width // 2
     peaks = torch.cat((_peak(height, half, device), -_peak(height, width - half, device)), 1)
-    return peaks / torch.linalg.vector_norm(peaks)
+    profile: Tensor = peaks / torch.linalg.vector_norm(peaks)
+    return profile
 
 
 def _peak(height: int, width: int, device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ class WorstOf(Attack):
         eps: radius: what lies outside is no success, and an image that one attack has broken is left out of the next
             ones. Attacks of fixed size must have the same. None: all attacks run on all images, and the nearest
             success of any size counts.
-        target: replaces the target of every attack; None leaves each its own, and any wrong class is a success.
+        target: one class per image for all attacks, ``"random"``, ``"top-1"`` or (N,) int64; None leaves each its own
+            target, and any wrong class is a success.
         budget: the largest number of forwards plus backwards on one image, over all attacks; the later ones get what
             the earlier ones have left. None: no limit.
     """
@@ -53,9 +54,9 @@ class WorstOf(Attack):
         if not self.attacks or not all(isinstance(attack, Attack) for attack in self.attacks):
             raise InputError(f"attacks: expected at least one attack, such as PGD(eps=0.3), got {self.attacks!r}")
         for attack in self.attacks:
-            name = type(attack).__name__
-            if getattr(attack, "norm", 2) != self.norm:
-                raise InputError(f"attacks: expected one norm, got {self.norm:g} and {name} with {attack.norm:g}")  # type: ignore[attr-defined]  # it has one, since it is not 2
+            name, norm = type(attack).__name__, getattr(attack, "norm", 2)
+            if norm != self.norm:
+                raise InputError(f"attacks: expected one norm, got {self.norm:g} and {name} with {norm:g}")
             if getattr(attack, "budget", None) is not None:
                 raise InputError(f"attacks: {name} has a budget of its own; give one budget for all to worst_of")
             eps = getattr(attack, "eps", None)
@@ -65,15 +66,18 @@ class WorstOf(Attack):
 
     def _search(self, trial: Trial, generator: torch.Generator | None) -> None:
         holds = trial.attacked.clone()
-        given: dict[str, Any] = {"budget": self.budget} | ({} if self.target is None else {"target": self.target})
+        given: dict[str, Any] = {"budget": self.budget}
+        if self.target is not None:
+            trial.aim(self.target, generator)
+            # One draw for all attacks; images without a target are not attacked, and any wrong class does for them.
+            given["target"] = torch.where(trial.wanted < 0, (trial.labels + 1) % trial.classes, trial.wanted)
         for done, attack in enumerate(self.attacks, start=1):
             if attack.needs_generator:
                 required(generator, attack.needs_generator)
             branch = trial.branch(holds)
-            dataclasses.replace(attack, **given)._search(branch, generator)
+            part: Attack = dataclasses.replace(cast(Any, attack), **given)  # every attack is a frozen dataclass
+            part._search(branch, generator)
             broken = trial.join(branch)
-            if self.target is not None:
-                trial.wanted = torch.where(branch.wanted >= 0, branch.wanted, trial.wanted)
             if self.eps is not None:
                 holds[broken] = False
             trial.tell(done, len(self.attacks))

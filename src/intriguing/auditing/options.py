@@ -53,6 +53,7 @@ def attacks_of(
         name, attack, used = _made(item, asked, nearest)
         if name in found:
             raise InputError(f"attacks: {name} is named twice; name each once")
+        attack.check()  # now rather than in a worker
         found[name] = attack
         taken |= used
     for name, value in asked.items():
@@ -63,6 +64,11 @@ def attacks_of(
                 f"use an attack that has it: {', '.join(having) or 'none'}"
             )
     return found
+
+
+def takes(attack: str | Attack, setting: str) -> bool:
+    """Tell whether a named attack has a setting; an attack that is given as it is takes none."""
+    return isinstance(attack, str) and attack in ATTACKS and setting in _fields(ATTACKS[attack])
 
 
 def _made(item: str | Attack, asked: Mapping[str, Any], nearest: bool) -> tuple[str, Attack, set[str]]:
@@ -81,9 +87,12 @@ def _made(item: str | Attack, asked: Mapping[str, Any], nearest: bool) -> tuple[
         for name, (default, wanted) in _NEAREST.items():
             if fields.get(name) == default and name not in settings:
                 settings[name] = wanted
+    lacking = [name for name, default in fields.items() if default is dataclasses.MISSING and name not in settings]
+    if lacking:
+        raise InputError(f"{lacking[0]}: {item} cannot do without it; pass --{lacking[0]}")
     return item, kind(**settings), used
 
 
 def _fields(kind: type[Attack]) -> dict[str, Any]:
-    assert dataclasses.is_dataclass(kind)
-    return {field.name: field.default for field in dataclasses.fields(kind) if field.init}
+    parameters: Any = kind  # every attack is a dataclass
+    return {field.name: field.default for field in dataclasses.fields(parameters) if field.init}

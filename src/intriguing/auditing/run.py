@@ -15,7 +15,7 @@ from intriguing import documents
 from intriguing.attacks.base import Attack
 from intriguing.auditing import rows as rows_file
 from intriguing.auditing import workers as processes
-from intriguing.auditing.options import attacks_of
+from intriguing.auditing.options import attacks_of, takes
 from intriguing.auditing.shards import (
     DataSource,
     Done,
@@ -81,7 +81,7 @@ def audit(
     models: Given | Sequence[Given] | Mapping[str, Given],
     data: str | ImageSet,
     *,
-    attacks: Sequence[str | Attack] = ("lbfgs",),
+    attacks: Sequence[str | Attack] = ("nearest",),
     split: str = "test",
     images: int | None = None,
     budget: int | None = DEFAULT_BUDGET,
@@ -403,8 +403,8 @@ def _distances(gathered: Gathered, attack: str) -> list[float]:
 
 
 def _budget(attacks: Sequence[str | Attack], budget: int | None) -> int | None:
-    """Return the budget, or None where it is the default and attacks come with their own."""
-    return None if budget == DEFAULT_BUDGET and not any(isinstance(attack, str) for attack in attacks) else budget
+    """Return the budget, or None where it is the default and no attack named has one: nobody asked for it then."""
+    return budget if budget != DEFAULT_BUDGET or any(takes(attack, "budget") for attack in attacks) else None
 
 
 def _set(data: object) -> ImageSet:

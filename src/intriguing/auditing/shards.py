@@ -24,6 +24,7 @@ from intriguing.attacks.base import Attack
 from intriguing.data.stream import Stream, stream
 from intriguing.errors import StoreError
 from intriguing.experiments import audit, trust
+from intriguing.nets.identity import content_hash
 from intriguing.nets.load import Model
 from intriguing.records import Record
 from intriguing.rng import generator
@@ -156,11 +157,18 @@ def shard(
     """
     model = task.models[piece.model]
     spec = _spec(task, piece.model, images, labels)
-    settings = {"attacks": task.attacks, "norm": task.norm, "seed": task.seed, "keep": _KEEP}
 
     def compute() -> Record:
         return audit.attack_shard(
-            model, images, labels, receivers=task.receivers, progress=throttled(advance), **settings
+            model,
+            images,
+            labels,
+            attacks=task.attacks,
+            norm=task.norm,
+            seed=task.seed,
+            receivers=task.receivers,
+            keep=_KEEP,
+            progress=throttled(advance),
         )
 
     return _cell(store, spec, compute, label=piece.label, fresh=fresh, task=task, model=model)
@@ -206,8 +214,7 @@ def _spec(task: Task, name: str, images: Tensor, labels: Tensor) -> dict[str, An
         "images": audit.image_hashes(images, labels),
         "model": task.hashes[name],
         "receivers": {other: task.hashes[other] for other in task.receivers},
-        # A frozen record of plain values prints all of them.
-        "attacks": {other: repr(attack) for other, attack in task.attacks.items()},
+        "attacks": {other: content_hash(attack) for other, attack in task.attacks.items()},
         "norm": str(task.norm),
         "seed": task.seed,
         "keep": _KEEP,

@@ -105,7 +105,7 @@ class ParquetFile:
         def pictures(wanted: Tensor) -> Iterator[Picture]:
             group = torch.searchsorted(starts, wanted, right=True) - 1
             runs, lengths = torch.unique_consecutive(group, return_counts=True)
-            for g, ids in zip(runs.tolist(), wanted.split(lengths.tolist()), strict=True):
+            for g, ids in zip(runs.tolist(), torch.split(wanted, lengths.tolist()), strict=True):
                 yield from self._group(g, chosen, f"row group {g} of {where}").pictures(ids - starts[g])
 
         return Rows(labels, chosen.classes, pictures, {"source": "a Parquet file", **chosen.notes})

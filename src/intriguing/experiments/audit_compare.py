@@ -85,9 +85,7 @@ def compare(rows_a: Rows, rows_b: Rows, generator: torch.Generator) -> Compariso
     b = audit_figures.columns({name: np.asarray(values)[at] for name, values in rows_b.items()})
     pairs = {name: (figure.of(a), figure.of(b)) for name, figure in audit_figures.figures().items()}
     figures = {
-        name: Difference(
-            *(statistic.value for statistic in pairs[name]), found.measured, found.low, found.high, found.n
-        )
+        name: Difference(pairs[name][0].value, pairs[name][1].value, found.measured, found.low, found.high, found.n)
         for name, found in resampling.differences(pairs, generator).items()
     }
     return Comparison(figures, len(at))

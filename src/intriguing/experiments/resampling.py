@@ -75,7 +75,8 @@ class Statistic:
         total = w @ self.counted.astype(np.float64)
         sums = w @ np.where(self.counted & ~infinite, self.values, 0.0)
         sums[w @ infinite.astype(np.float64) > 0] = np.inf
-        return np.divide(sums, total, out=np.full(len(w), np.nan), where=total > 0)
+        means: Array = np.divide(sums, total, out=np.full(len(w), np.nan), where=total > 0)
+        return means
 
 
 def estimates(statistics: Mapping[str, Statistic], generator: torch.Generator) -> dict[str, Estimate]:

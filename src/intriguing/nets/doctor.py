@@ -143,11 +143,11 @@ def _gather(images: Any, labels: Tensor | None, limit: int) -> tuple[Tensor, Ten
     if not isinstance(images, Tensor) and isinstance(getattr(images, "images", None), Tensor):
         images, labels = images.images, images.labels if labels is None else labels
     if isinstance(images, Tensor):
+        if images.ndim == 0 or not len(images):
+            raise InputError(f"images: expected at least one, got a tensor of shape {tuple(images.shape)}")
         if labels is not None and (not isinstance(labels, Tensor) or labels.shape[:1] != images.shape[:1]):
             got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
             raise InputError(f"labels: expected a tensor with one row per image ({len(images)}), got {got}")
-        if images.ndim == 0 or not len(images):
-            raise InputError(f"images: expected at least one, got a tensor of shape {tuple(images.shape)}")
         # Folders are sorted by class, so the first images would be of one class.
         order = torch.randperm(len(images), generator=generator("doctor", 0))[:limit].sort().values
         chosen = images[order.to(images.device)]
@@ -166,7 +166,7 @@ def _read(loader: Iterable[Any], limit: int) -> tuple[Tensor, Tensor | None]:
     classes: list[Tensor] = []
     for batch in loader:
         pair = batch if isinstance(batch, tuple | list) else (batch,)
-        if not pair or not all(isinstance(part, Tensor) for part in pair[:2]):
+        if not pair or not all(isinstance(part, Tensor) and part.ndim for part in pair[:2]):
             raise InputError(
                 "images: expected a loader of (images, labels) or of images, tensors both; a batch was "
                 f"{type(batch).__name__} of {', '.join(type(part).__name__ for part in pair) or 'nothing'}"

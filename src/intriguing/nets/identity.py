@@ -9,6 +9,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -47,6 +48,19 @@ def model_hash(model: Model, source: str = "") -> str:
     return digest.hexdigest()[:32]
 
 
+def content_hash(value: Any) -> str:
+    """Return 32 hex digits of a value: tensors, plain values, collections, and records of these, with their code.
+
+    Example:
+        >>> content_hash(LBFGS(budget=10)) == content_hash(LBFGS(budget=11))
+        False
+    """
+    digest = hashlib.sha256()
+    for part in _parts(value, set()):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()[:32]
+
+
 def parameters(model: Model) -> int:
     """Return how many numbers the net learned; 0 for a function."""
     return sum(p.numel() for p in model.net.parameters()) if isinstance(model.net, nn.Module) else 0
@@ -69,6 +83,10 @@ def _parts(value: Any, seen: set[int]) -> Iterator[bytes]:
     elif isinstance(value, tuple | list):
         for item in value:
             yield from _parts(item, seen)
+    elif isinstance(value, set | frozenset):
+        yield from (repr(item).encode() for item in sorted(value, key=repr))
+    elif isinstance(value, np.ndarray):
+        yield f"{value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes()
     elif isinstance(value, dict):
         for name in sorted(value, key=repr):
             yield repr(name).encode()
@@ -76,6 +94,9 @@ def _parts(value: Any, seen: set[int]) -> Iterator[bytes]:
     else:
         seen.add(id(value))
         yield _text(type(value)).encode()
+        text = repr(value)
+        if " at 0x" not in text:  # where it lies in memory is no part of what it is
+            yield text.encode()
         yield from _parts(getattr(value, "__dict__", {}), seen)
 
 

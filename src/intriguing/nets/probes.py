@@ -5,6 +5,7 @@ Each probe returns numbers per image. The net is frozen meanwhile, and the globa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -55,7 +56,7 @@ def noise_floor(dtype: torch.dtype) -> float:
         >>> noise_floor(torch.float64)
         1.4901161193847656e-08
     """
-    return float(torch.finfo(dtype).eps) ** 0.5
+    return math.sqrt(torch.finfo(dtype).eps)
 
 
 def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ def gradients(model: Model, images: Tensor, labels: Tensor, loss: Loss, batch: i
             value = loss(model(point), own.to(model.device)).sum()
             if not value.requires_grad:
                 return None
-            (gradient,) = torch.autograd.grad(value, point, allow_unused=True)
+            gradient: Tensor | None = torch.autograd.grad(value, point, allow_unused=True)[0]
             if gradient is None:
                 return None
             found.append(gradient.detach().to(images.device))

@@ -17,7 +17,7 @@ import math
 import os
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -296,10 +296,12 @@ def _size(size: Any) -> tuple[int, int] | None:
     """Return (height, width) of a processor's size, in any of the forms it has had."""
     if isinstance(size, int):
         return size, size
-    get = getattr(size, "get", lambda key: None)
-    if get("height") and get("width"):
-        return int(get("height")), int(get("width"))
-    return (int(get("shortest_edge")),) * 2 if get("shortest_edge") else None
+    if not isinstance(size, Mapping) and not hasattr(size, "get"):
+        return None
+    height, width, edge = size.get("height"), size.get("width"), size.get("shortest_edge")
+    if height and width:
+        return int(height), int(width)
+    return (int(edge), int(edge)) if edge else None
 
 
 def _fill(model: Model, spec: str, path: str | os.PathLike[str]) -> None:

@@ -6,7 +6,6 @@ Groups: preprocessing and bounds, wrong or misleading numbers, speed and memory,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -372,13 +371,3 @@ def test_an_operation_without_a_bound_is_an_error_with_its_name_and_path() -> No
     net = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(64, 8), Odd()), nn.Linear(8, 10))
     with pytest.raises(ModelError, match=r"1\.1.*Odd"):
         layer_bounds(Model(net), (1, 8, 8))
-
-
-def test_what_each_attack_needs_and_returns_is_declared_and_written_down() -> None:
-    table = attacks.capability_table(ATTACKS)
-    for name, kind in ATTACKS.items():
-        (line,) = (line for line in table.splitlines() if line.startswith(f"| {name} |"))
-        assert f"| {'gradients' if kind.needs_gradients else 'logits'} |" in line
-        assert kind.description in line
-    page = Path(__file__).parents[2] / "docs" / "attacks.md"
-    assert table in page.read_text(), f"docs/attacks.md holds another table; put this one there:\n{table}"

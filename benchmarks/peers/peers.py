@@ -1,0 +1,304 @@
+"""The L2 attacks of the peers, each with the best settings its authors document for a number of forwards.
+
+An attack is a function of (net, images, labels, forwards, scale) that returns adversarial images (N, ...). The net
+counts and stops it (`counting.CountingNet`); the settings only plan for the budget of `forwards` and as many backwards.
+`scale` is the largest distance to look at, for attacks that must be told one.
+
+Where the settings come from:
+
+- ALMA, APGD, FAB: the scripts that its authors published with ALMA (first step 0.1; smoothing 0.5 for hundreds of
+  steps, 0.9 for a thousand; APGD up to 5 on MNIST and 2.5 on CIFAR-10).
+- C&W: the authors' 9 values of c at rate 0.01 for a thousand steps; for fewer steps the 4 at rate 0.1 with which the
+  authors of DDN ran it (Rony et al. 2019, table 1).
+- All others: their defaults, with the number of steps that the budget pays.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from counting import CountingNet
+
+Run = Callable[[CountingNet, Tensor, Tensor, int, float], Tensor]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One attack of one library.
+
+    Attributes:
+        library: name and pinned version.
+        method: what the paper calls it.
+        run: see the module.
+        note: what the settings deviate in, and why; empty if in nothing.
+    """
+
+    library: str
+    method: str
+    run: Run
+    note: str = ""
+
+
+# ------------------------------------------------------------------------------------------------- Foolbox
+
+
+def _foolbox(attack: Any, net: CountingNet, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    import foolbox
+
+    model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
+    adversarial, _, _ = attack(model, images, labels, epsilons=None, **options)
+    return adversarial
+
+
+def _foolbox_ddn(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from foolbox.attacks import DDNAttack
+
+    return _foolbox(DDNAttack(steps=forwards), net, images, labels)
+
+
+def _foolbox_fmn(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from foolbox.attacks import L2FMNAttack
+
+    return _foolbox(L2FMNAttack(steps=forwards), net, images, labels)
+
+
+def _foolbox_deepfool(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from foolbox.attacks import L2DeepFoolAttack
+
+    return _foolbox(L2DeepFoolAttack(), net, images, labels)
+
+
+def _foolbox_cw(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from foolbox.attacks import L2CarliniWagnerAttack
+
+    values, steps, rate, first = _cw_plan(forwards)
+    attack = L2CarliniWagnerAttack(binary_search_steps=values, steps=steps, stepsize=rate, initial_const=first)
+    return _foolbox(attack, net, images, labels)
+
+
+def _foolbox_bb(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from foolbox.attacks import L2BrendelBethgeAttack
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it announces that its solver is being compiled
+        # Its trust region is the rate times the number of pixels of the whole batch: per image, as documented.
+        attack = L2BrendelBethgeAttack(steps=forwards - 12, lr=1e-3 / len(images))
+    return _foolbox(attack, net, images, labels, starting_points=_other_images(images, labels))
+
+
+def _other_images(images: Tensor, labels: Tensor) -> Tensor:
+    """Return for each image the nearest one of another class: the net gets all of them right, so it is adversarial."""
+    distance = torch.cdist(images.flatten(1), images.flatten(1))
+    distance[labels[:, None] == labels[None]] = torch.inf
+    return images[distance.argmin(1)]
+
+
+# ----------------------------------------------------------------------------------------- adversarial-library
+
+
+def _advlib_ddn(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from adv_lib.attacks import ddn
+
+    return ddn(net, images, labels, steps=forwards, levels=None)
+
+
+def _advlib_alma(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from adv_lib.attacks import alma
+
+    smoothing = 0.9 if forwards >= 500 else 0.5
+    return alma(net, images, labels, num_steps=forwards, distance="l2", init_lr_distance=0.1, α=smoothing)
+
+
+def _advlib_pdgd(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from adv_lib.attacks import pdgd
+
+    return pdgd(net, images, labels, num_steps=forwards)
+
+
+def _advlib_fmn(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from adv_lib.attacks import fmn
+
+    return fmn(net, images, labels, norm=2, steps=forwards)
+
+
+def _advlib_apgd(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from adv_lib.attacks.auto_pgd import minimal_apgd
+
+    searches = _searches(forwards)
+    # A run of n steps asks n + 1 times, and its result is judged once.
+    steps = max(forwards // searches - 2, 1)
+    return minimal_apgd(net, images, labels, norm=2, max_eps=scale, binary_search_steps=searches, n_iter=steps)
+
+
+def _advlib_apgd_t(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from adv_lib.attacks.auto_pgd import minimal_apgd
+
+    searches, targets = _searches(forwards), 3 if forwards >= 500 else 2
+    # Half of the searches fail and try all targets, the others end at the first or second.
+    steps = max(2 * forwards // (searches * (targets + 1)) - 2, 1)
+    return minimal_apgd(
+        net,
+        images,
+        labels,
+        norm=2,
+        max_eps=scale,
+        binary_search_steps=searches,
+        n_iter=steps,
+        targeted_version=True,
+        num_targets=targets,
+    )
+
+
+def _searches(forwards: int) -> int:
+    """Return how many radii a search over eps tries: the authors' 13 with a thousand forwards, fewer with fewer."""
+    return 13 if forwards >= 500 else 8 if forwards >= 150 else 5
+
+
+def _advlib_fab(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from adv_lib.attacks import fab
+
+    steps = max((2 * forwards - 2) // (net.classes + 1), 1)  # of two forwards and a backward per wrong class
+    return fab(net, images, labels, norm=2, n_iter=steps)
+
+
+def _advlib_fab_t(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from adv_lib.attacks import fab
+
+    targets = 9 if forwards >= 500 else 3
+    steps = max((2 * forwards - 2) // (3 * targets), 1)  # of two forwards and a backward
+    return fab(net, images, labels, norm=2, n_iter=steps, targeted_restarts=True, restarts=targets)
+
+
+def _advlib_deepfool(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from adv_lib.attacks import df
+
+    return df(net, images, labels)
+
+
+def _advlib_superdeepfool(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from adv_lib.attacks import sdf
+
+    return sdf(net, images, labels)
+
+
+def _advlib_cw(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from adv_lib.attacks import carlini_wagner_l2
+
+    values, steps, rate, first = _cw_plan(forwards)
+    return carlini_wagner_l2(
+        net,
+        images,
+        labels,
+        binary_search_steps=values,
+        max_iterations=steps,
+        learning_rate=rate,
+        initial_const=first,
+    )
+
+
+def _cw_plan(forwards: int) -> tuple[int, int, float, float]:
+    """Return how many values of c, steps of each, rate, and the first c."""
+    if forwards >= 500:
+        return 9, forwards // 9, 0.01, 1e-3
+    # Of the few values none may be lost on constants a thousand times too small.
+    return (4, forwards // 4, 0.1, 1.0) if forwards >= 100 else (1, forwards, 0.1, 1.0)
+
+
+# --------------------------------------------------------------------------------------- torchattacks, ART, SecML
+
+
+def _torchattacks_cw(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    import torchattacks
+
+    attack = torchattacks.CW(net, c=1, steps=forwards, lr=0.01 if forwards >= 500 else 0.1)
+    result: Tensor = attack(images, labels)
+    return result
+
+
+def _art(net: CountingNet, images: Tensor) -> Any:
+    from art.estimators.classification import PyTorchClassifier
+
+    return PyTorchClassifier(
+        net,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=tuple(images.shape[1:]),
+        nb_classes=net.classes,
+        clip_values=(0.0, 1.0),
+        device_type="cpu",
+    )
+
+
+def _art_cw(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from art.attacks.evasion import CarliniL2Method
+
+    values, steps, rate, first = _cw_plan(forwards)
+    attack = CarliniL2Method(
+        _art(net, images),
+        binary_search_steps=values,
+        # A step is a gradient of two logits and up to ten tries of a step length.
+        max_iter=max(steps // 2, 1),
+        learning_rate=rate,
+        initial_const=first,
+        batch_size=len(images),
+        verbose=False,
+    )
+    return torch.from_numpy(attack.generate(images.numpy(), labels.numpy()))
+
+
+def _secml_fmn(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from secmlt.adv.evasion.fmn import FMN
+    from secmlt.adv.evasion.perturbation_models import LpPerturbationModels
+
+    attack = FMN(LpPerturbationModels.L2, num_steps=forwards, step_size=1.0)
+    return _secml(attack, net, images, labels)
+
+
+def _secml_ddn(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
+    from secmlt.adv.evasion.ddn import DDN
+
+    # Its first radius, 8/255, grows by a twentieth a step and would not reach a digit's boundary in 50.
+    return _secml(DDN(num_steps=forwards, eps_init=1.0), net, images, labels)
+
+
+def _secml(attack: Any, net: CountingNet, images: Tensor, labels: Tensor) -> Tensor:
+    from secmlt.models.pytorch.base_pytorch_nn import BasePyTorchClassifier
+    from torch.utils.data import DataLoader, TensorDataset
+
+    loader = DataLoader(TensorDataset(images, labels), batch_size=len(images))
+    batches = list(attack(BasePyTorchClassifier(net), loader))
+    return torch.cat([batch[0] for batch in batches])
+
+
+FOOLBOX, ADVLIB, TORCHATTACKS = "Foolbox 3.3.4", "adv-lib 0.2.8", "torchattacks 3.5.1"
+ART, SECML = "ART 1.20.1", "SecML-Torch 1.5"
+
+PEERS: dict[str, Peer] = {
+    "foolbox-ddn": Peer(FOOLBOX, "DDN", _foolbox_ddn),
+    "foolbox-fmn": Peer(FOOLBOX, "FMN", _foolbox_fmn),
+    "foolbox-deepfool": Peer(FOOLBOX, "DeepFool", _foolbox_deepfool),
+    "foolbox-cw": Peer(FOOLBOX, "C&W", _foolbox_cw),
+    "foolbox-bb": Peer(
+        FOOLBOX, "BB", _foolbox_bb, "starts from the nearest image of another class; trust region per image"
+    ),
+    "advlib-ddn": Peer(ADVLIB, "DDN", _advlib_ddn, "without rounding to 256 levels, which costs distance"),
+    "advlib-alma": Peer(ADVLIB, "ALMA", _advlib_alma),
+    "advlib-pdgd": Peer(ADVLIB, "PDGD", _advlib_pdgd),
+    "advlib-fmn": Peer(ADVLIB, "FMN", _advlib_fmn),
+    "advlib-apgd": Peer(ADVLIB, "APGD, search over eps", _advlib_apgd),
+    "advlib-apgd-t": Peer(ADVLIB, "APGD-T, search over eps", _advlib_apgd_t),
+    "advlib-fab": Peer(ADVLIB, "FAB", _advlib_fab),
+    "advlib-fab-t": Peer(ADVLIB, "FAB-T", _advlib_fab_t),
+    "advlib-deepfool": Peer(ADVLIB, "DeepFool", _advlib_deepfool),
+    "advlib-superdeepfool": Peer(ADVLIB, "SuperDeepFool", _advlib_superdeepfool),
+    "advlib-cw": Peer(ADVLIB, "C&W", _advlib_cw),
+    "torchattacks-cw": Peer(TORCHATTACKS, "C&W", _torchattacks_cw, "searches no c"),
+    "art-cw": Peer(ART, "C&W", _art_cw, "in one batch, where each gradient costs a backward per class met in it"),
+    "secml-fmn": Peer(SECML, "FMN", _secml_fmn),
+    "secml-ddn": Peer(SECML, "DDN", _secml_ddn, "first radius 1"),
+}

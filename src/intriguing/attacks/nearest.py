@@ -1,0 +1,291 @@
+"""The nearest adversarial example in L2, from the clean image and from the other side, within a budget.
+
+Every image has a handful of walks along the net's boundary (`walk.Walks`): one per wrong class from the clean image,
+and a few that start far away, where the net already errs. Which of them goes on is chosen anew after every step, by
+what it promises: the walk with the least
+
+    (distance so far) (1 - h 2^(-steps / s))                                                                 (1)
+
+is taken, where the bracket is what a walk may still gain. On ordinary nets the clean starts end after some ten steps
+each and the far ones are never touched before; on nets trained against Linf, where the gradient at the clean image
+misleads, the far ones overtake them after a few steps.
+
+Far starts are images of other classes, the nearest of each of the nearest classes, where the caller gives a pool of
+them, as Brendel et al. 2019 start theirs; without a pool they are images of noise, the same for every image. A start
+is checked by a pass of the net that counts, and its segment to the clean image is bisected to the boundary.
+
+When every walk of an image has ended and budget is left, a new one starts at a random step from the nearest example,
+again and again; it ends as soon as (1) promises no more than is known.
+
+All wrong classes count, whatever the rule: an example that is nearer than another is kept even when its class was not
+aimed at. Only a target given as a class, or a random one, must be reached itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from intriguing import rng
+from intriguing.attacks.base import COUNT, Attack, Range, Trial
+from intriguing.attacks.problem import choose_targets
+from intriguing.attacks.result import Phase
+from intriguing.attacks.walk import Walks
+from intriguing.errors import InputError
+
+_GAIN, _GAIN_STEPS = 0.3, 3.0  # h and s of (1) for walks from the clean image: most of their way is one step
+_FAR_GAIN, _FAR_GAIN_STEPS = 0.55, 6.0  # and for those from afar, which come nearer by a half and more
+_HALFWAY = 0.5  # where the boundary is expected on a segment to a far start before anything is known
+_FAR_STARTS = 3
+_RESTART_SIZES = (
+    0.5,
+    1.0,
+    0.25,
+    2.0,
+    0.1,
+    0.03,
+)  # of a random step from the nearest example, as shares of its distance
+_RESTART_GAIN = 0.4
+_RESTART_PASSES = 30  # a restart that cannot have so many is not worth its first ones
+_HALVINGS = 5  # of the segment to a far start
+_PASSES_PER_CLASS = 16  # of the budget, so that a small one is not spent on gradients of classes that cannot win
+_TRIMS = (0.998, 0.9995)  # the last tries to shorten the perturbation as it is
+_BYTES = 2**28  # of memory for the walks of the images that are searched at once
+
+
+@dataclass(frozen=True)
+class Nearest(Attack):
+    """Parameters of the attack; call it as ``Nearest(budget=400)(model, images, labels)``.
+
+    Args:
+        target: ``"all"``, ``"nearest"`` and ``"top-k"`` (for example ``"top-3"``) start walks to all wrong classes, or
+            the k likeliest, and keep the nearest example of any class; ``"random"``, or (N,) int64, names one class
+            per image, which must be reached.
+        budget: the largest number of forwards plus backwards on one image, everything included; None: until every
+            walk has ended.
+        classes: at most so many of the likeliest wrong classes get a walk from the clean image.
+        starts: images (M, ...) and labels (M,) int64 of the same kind as those attacked, for example from the
+            training set; their labels are taken for what the net answers, and checked where one is used. None: noise.
+
+    Example:
+        >>> result = Nearest(budget=400, starts=(train_images, train_labels))(model, images, labels)
+        >>> result.median
+    """
+
+    description: ClassVar[str] = "boundary walks from the clean image and from the other side; minimal L2"
+    ranges: ClassVar[Mapping[str, Range]] = {"classes": COUNT}
+
+    target: str | Tensor = "all"
+    budget: int | None = 2000
+    classes: int = 10
+    starts: tuple[Tensor, Tensor] | None = None
+
+    def _check(self) -> None:
+        if self.starts is None:
+            return
+        images, labels = self.starts
+        if not len(images) or labels.shape != (len(images),) or labels.dtype != torch.int64:
+            raise InputError(
+                "starts: expected images (M, ...) and int64 labels (M,), M at least 1, got "
+                f"{tuple(images.shape)} and {labels.dtype} {tuple(labels.shape)}"
+            )
+
+    def _search(self, trial: Trial, generator: torch.Generator | None) -> None:
+        pairs = choose_targets(self.target, trial.z, trial.labels, trial.attacked, generator)
+        if not len(pairs):
+            return
+        if isinstance(self.target, Tensor) or self.target == "random":
+            trial.wanted[pairs.image] = pairs.target
+        images = trial.attacked.nonzero().squeeze(1)
+        targets = pairs.target.view(len(images), -1)[:, : self.classes]
+        if self.budget is not None:
+            targets = targets[:, : max(1, self.budget // _PASSES_PER_CLASS)]
+        pool = _pool(self.starts, trial)
+        trial.reserved = 1 + len(_TRIMS)
+        walks = targets.shape[1] + _FAR_STARTS
+        at_once = max(1, _BYTES // (5 * walks * trial.clean[0].nbytes))
+        for part in torch.split(torch.arange(len(images), device=images.device), at_once):
+            _Search(trial, images[part], targets[part], pool).run()
+
+
+class _Search:
+    """The walks of M images, R of each: C from the clean image, the others from afar."""
+
+    def __init__(self, trial: Trial, images: Tensor, targets: Tensor, pool: tuple[Tensor, Tensor]) -> None:
+        self.trial, self.images = trial, images
+        self.M, self.C = targets.shape
+        far, classes, lengths = _far_starts(trial, images, pool)
+        self.R = self.C + far.shape[1]
+        self.walks = Walks(trial, images.repeat_interleave(self.R), torch.cat([targets, classes], dim=1).flatten())
+        grid = torch.arange(self.M * self.R, device=images.device).view(self.M, self.R)
+        self.clean_rows, far_rows = grid[:, : self.C], grid[:, self.C :].flatten()
+        self.far = torch.zeros(self.M * self.R, dtype=torch.bool, device=images.device)
+        self.far[far_rows] = True
+        self.waiting = self.far.clone()
+        self.restarted = torch.zeros_like(self.far)
+        self.rounds = torch.zeros(self.M, dtype=torch.int64, device=images.device)
+        self.directions: dict[int, Tensor] = {}
+        self.walks.x[far_rows] = far.flatten(0, 1)
+        self.walks.expected[far_rows] = _HALFWAY * lengths.flatten()
+        self.walks.done[far_rows] = lengths.flatten().isinf()
+
+    def run(self) -> None:
+        self._linearise()
+        total = len(self.images)
+        while True:
+            self._restart()
+            promise = self._promise()
+            least, which = promise.min(1)
+            going = torch.isfinite(least).nonzero().squeeze(1)
+            self.trial.tell(total - len(going), total)
+            if not len(going):
+                break
+            rows = going * self.R + which[going]
+            enter = self.waiting[rows]
+            self._enter(rows[enter])
+            rows = self._affordable(rows[~enter], 2)
+            if len(rows):
+                self.walks.step(rows)
+        self._trim()
+
+    def _value(self) -> Tensor:
+        """Return the distance each walk has reached (P,), or promises before its first success."""
+        return torch.where(self.walks.best < torch.inf, self.walks.best, self.walks.expected).double()
+
+    def _gain(self) -> Tensor:
+        """Return the share of it that each walk may still gain, (P,)."""
+        h = torch.where(self.far, _FAR_GAIN, _GAIN).masked_fill(self.restarted, _RESTART_GAIN)
+        return h * torch.exp2(-self.walks.steps / torch.where(self.far & ~self.restarted, _FAR_GAIN_STEPS, _GAIN_STEPS))
+
+    def _promise(self) -> Tensor:
+        """Return (1) of every walk, (M, R); inf where it has ended."""
+        promise = (self._value() * (1 - self._gain())).nan_to_num(torch.inf)
+        return promise.masked_fill(self.walks.done, torch.inf).view(self.M, self.R)
+
+    def _restart(self) -> None:
+        """Start one more walk for every image whose walks have all ended, as long as its budget lasts."""
+        trial, walks = self.trial, self.walks
+        walks.done |= self.restarted & (self._value() * (1 - self._gain()) > trial.best[walks.image])
+        if trial.budget is None:
+            return
+        idle = (walks.done.view(self.M, self.R).all(1) & torch.isfinite(trial.best[self.images])).nonzero().squeeze(1)
+        image = self.images[idle]
+        enough = trial.forwards[image] + trial.backwards[image] + trial.reserved + _RESTART_PASSES <= trial.budget
+        idle, image = idle[enough], image[enough]
+        if not len(idle):
+            return
+        around = [self._direction(int(k)) for k in self.rounds[idle]]
+        sizes = torch.tensor(_RESTART_SIZES, dtype=torch.float64, device=image.device)
+        length = sizes[self.rounds[idle] % len(_RESTART_SIZES)] * trial.best[image]
+        x = torch.stack(around) * length[:, None].to(trial.clean) + trial.best_x[image]
+        self.rounds[idle] += 1
+        rows = idle * self.R + self.R - 1  # the last walk of the image, which has ended, makes room
+        self.restarted[rows], self.waiting[rows] = True, False
+        walks.target[rows] = trial.best_target[image]
+        walks.start(rows, x.clamp(*trial.model.box))
+
+    def _direction(self, k: int) -> Tensor:
+        """Return the k-th random direction (n,) of length 1, the same for every image."""
+        clean = self.trial.clean
+        if k not in self.directions:
+            u = torch.randn(clean.shape[1], generator=rng.generator("restarts", k), dtype=torch.float64)
+            self.directions[k] = (u / u.norm()).to(clean)
+        return self.directions[k]
+
+    def _affordable(self, rows: Tensor, passes: int) -> Tensor:
+        """Return those of `rows` whose images can pay; end the others."""
+        enough = self.trial.affords(self.walks.image[rows], passes)
+        self.walks.done[rows[~enough]] = True
+        return rows[enough]
+
+    def _linearise(self) -> None:
+        """Start the clean walks: one forward pass, and one backward for every class."""
+        trial = self.trial
+        named = bool((trial.wanted[self.images] >= 0).any())
+        enough = trial.affords(self.images, 2 + self.C)
+        self.walks.done[self.clean_rows[~enough]] = True
+        image, rows = self.images[enough], self.clean_rows[enough]
+        if not len(image):
+            return
+        targets = self.walks.target[rows]
+        rival = trial.labels[image]
+        if named:  # a class of one's own choice must beat the likeliest of the others
+            rival = trial.z[image].scatter(1, targets, -torch.inf).argmax(1)
+        z, J = trial.jacobian(trial.clean[image], image, torch.cat([rival[:, None], targets], dim=1))
+        g = z.gather(1, targets) - z.gather(1, rival[:, None])
+        self.walks.linearise(rows.flatten(), g.flatten(), (J[:, 1:] - J[:, :1]).flatten(0, 1))
+
+    def _enter(self, rows: Tensor) -> None:
+        """Bring far walks to the boundary by bisection, and start them there."""
+        trial = self.trial
+        self.waiting[rows] = False
+        rows = self._affordable(rows, 1 + _HALVINGS + 2)
+        if not len(rows):
+            return
+        image = self.walks.image[rows]
+        right = trial.keep(self.walks.x[rows], image, trial.logits(self.walks.x[rows], image), Phase.START)
+        self.walks.done[rows[~right]] = True
+        rows, image = rows[right], image[right]
+        clean, far = trial.clean[image], self.walks.x[rows]
+        low, high = torch.zeros_like(clean[:, 0]), torch.ones_like(clean[:, 0])
+        for _ in range(_HALVINGS if len(rows) else 0):
+            middle = (low + high) / 2
+            x = torch.lerp(clean, far, middle[:, None])
+            success = trial.keep(x, image, trial.logits(x, image), Phase.START)
+            low, high = torch.where(success, low, middle), torch.where(success, middle, high)
+        if len(rows):
+            self.walks.start(rows, torch.lerp(clean, far, high[:, None]))
+
+    def _trim(self) -> None:
+        """Try a little less of each image's perturbation: walks end a little beyond the boundary."""
+        trial = self.trial
+        found = self.images[torch.isfinite(trial.best[self.images])]
+        for share in _TRIMS if len(found) else ():
+            x = torch.lerp(trial.clean[found], trial.best_x[found], share)
+            trial.keep(x, found, trial.logits(x, found), Phase.BISECT)
+
+
+def _pool(starts: tuple[Tensor, Tensor] | None, trial: Trial) -> tuple[Tensor, Tensor]:
+    """Return far starts (M, n) with labels, -1 where the class is not known."""
+    clean = trial.clean
+    if starts is None:
+        low, high = trial.model.box
+        noise = torch.rand(_FAR_STARTS, clean.shape[1], generator=rng.generator("starts", 0), dtype=torch.float64)
+        return (low + (high - low) * noise).to(clean), torch.full((_FAR_STARTS,), -1, device=clean.device)
+    images, labels = starts
+    if images.shape[1:] != trial.shape:
+        raise InputError(
+            f"starts: expected images of the shape of those attacked, {tuple(trial.shape)}, "
+            f"got {tuple(images.shape[1:])}"
+        )
+    trial.model.check_inputs(images)
+    return images.detach().to(clean).flatten(1), labels.to(clean.device)
+
+
+def _far_starts(trial: Trial, images: Tensor, pool: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, from each of the nearest wrong classes of the pool, its image nearest to each of `images` (M,).
+
+    Points (M, F, n), their classes (M, F) and distances (M, F), which are inf where the pool has no such class.
+    """
+    points, labels = pool
+    clean = trial.clean[images]
+    distance = torch.cdist(clean, points, compute_mode="donot_use_mm_for_euclid_dist")
+    if bool((labels < 0).all()):
+        which = torch.arange(len(points), device=points.device).expand(len(images), -1)
+        return points[which], torch.zeros_like(which), distance
+    wanted = trial.wanted[images][:, None]
+    allowed = torch.where(wanted < 0, labels != trial.labels[images][:, None], labels == wanted)
+    distance = distance.masked_fill(~allowed, math.inf)
+    nearest = torch.full((len(images), trial.classes), math.inf, dtype=clean.dtype, device=clean.device)
+    index = torch.zeros(len(images), trial.classes, dtype=torch.int64, device=clean.device)
+    for c in torch.unique(labels[(labels >= 0) & (labels < trial.classes)]).tolist():
+        of_class = (labels == c).nonzero().squeeze(1)
+        nearest[:, c], at = distance[:, of_class].min(1)
+        index[:, c] = of_class[at]
+    length, classes = nearest.topk(min(_FAR_STARTS, trial.classes - 1), dim=1, largest=False)
+    return points[index.gather(1, classes)], classes, length

@@ -1,0 +1,163 @@
+"""Walks along the boundary: the nearest point of a net's linearised boundary, again and again.
+
+A walk belongs to an image x0 with label y and leads to a class t. It minimises the distance under one constraint,
+
+    minimise |x - x0|^2   subject to   g(x) = z_t(x) - z_y(x) >= 0,   x in the box,                          (1)
+
+by sequential quadratic programming. With a the gradient of g at the current point x, one step is
+
+    x' = the nearest point to x + alpha (x0 - x) of {x' : g + <a, x' - x> >= omega |a| d} cut with the box,    (2)
+
+a projection that costs no pass of the net, and then one forward and one backward pass at x'. alpha = 1 is the full
+step, the solution of (1) linearised; smaller ones stay nearer to x (a proximal term |x' - x|^2 (1 - alpha) / alpha).
+d is the walk's distance from x0, so that omega is a share of it.
+
+- omega aims beyond the boundary. It is what makes the walk work on nets trained against Linf: the gradient right at
+  the boundary is of one linear piece, that a few percent inside of the region that is entered is of the whole. omega
+  halves after each success and doubles after each failure, so that it vanishes where the linearisation is good.
+- Before the first success alpha falls after a few full steps, which ends in DeepFool's steps (Moosavi-Dezfooli,
+  Fawzi and Frossard 2016, algorithm 2): full steps from x0 may circle for ever.
+- After it the walk is non-monotone with a watchdog (Chamberlain, Powell, Lemarechal and Pedersen, Math. Program.
+  Study 16, 1982): it goes on from where it is, and after a few steps in vain returns to its nearest success, whose
+  linearisation is kept, with alpha halved.
+- Any class but the label is a success, so a walk that enters another class than its own takes that for its target.
+
+Projections of x0 onto linearised boundaries are also the steps of FAB (Croce and Hein 2020), which mixes them at a
+fixed rate and has neither omega nor a return.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from intriguing import norms
+from intriguing.attacks.base import Trial
+from intriguing.attacks.result import Phase
+
+_OVERSHOOT, _OVERSHOOT_LEAST, _OVERSHOOT_MOST = 0.1, 3e-4, 0.3  # omega: at first, and its ends
+_BEFORE_SUCCESS = 1.2  # growth of omega with each step that fails before the first success
+_FULL_STEPS = 4  # steps with alpha = 1 before it falls, as long as there is no success
+_FAR_ALPHA = 0.5  # of a walk that starts on the boundary, far from the image
+_SHORTEN, _LENGTHEN = 0.5, 1.5  # alpha after a return, and after a step that came nearer
+_PATIENCE = 2  # steps in vain before a return
+_NEARER = 3e-4  # share of the distance that counts as nearer
+_RETURNS = 6  # returns in a row that end a walk
+_FAILURES = 30  # steps without any success that end it
+
+
+class Walks:
+    """Rows of walks, each with its own state; rows never influence each other.
+
+    Attributes:
+        trial: counts the passes and keeps the nearest success of every image.
+        image: (P,) int64, the image each walk belongs to.
+        target: (P,) int64, the class each leads to.
+        x: (P, n) current points.
+        g: (P,) values of the constraint there.
+        a: (P, n) its gradients.
+        best: (P,) distance of the nearest success of the walk, inf before the first.
+        expected: (P,) where there is no success yet, the distance the linearisation promises.
+        steps: (P,) int64, evaluations so far.
+        done: (P,) bool.
+    """
+
+    def __init__(self, trial: Trial, image: Tensor, target: Tensor) -> None:
+        self.trial, self.image, self.target = trial, image, target.clone()
+        P, device, dtype = len(image), trial.clean.device, trial.clean.dtype
+
+        def full(value: float) -> Tensor:
+            return torch.full((P,), value, dtype=dtype, device=device)
+
+        def count() -> Tensor:
+            return torch.zeros(P, dtype=torch.int64, device=device)
+
+        self.x = trial.clean[image]
+        self.g, self.a = full(0.0), torch.zeros_like(self.x)
+        self.best, self.expected = full(torch.inf), full(torch.inf)
+        self.steps = count()
+        self.done = torch.zeros(P, dtype=torch.bool, device=device)
+        # The nearest success and its linearisation, to return to.
+        self._best_x, self._best_g, self._best_a = self.x.clone(), full(0.0), torch.zeros_like(self.x)
+        self._alpha, self._omega = full(1.0), full(_OVERSHOOT)
+        self._in_vain, self._returns = count(), count()
+
+    def linearise(self, rows: Tensor, g: Tensor, a: Tensor) -> None:
+        """Set value g (k,) and gradient a (k, n) of the constraint at the clean images, the first points of `rows`."""
+        self.g[rows], self.a[rows] = g, a
+        x = self.x[rows]
+        nearest = norms.project_half_space_in_box(x, a, (a * x).sum(1) - g, *self.trial.model.box)
+        self.expected[rows] = torch.linalg.vector_norm(nearest - x, dim=1)
+        self.done[rows] |= ~_useful(g, a)
+
+    def start(self, rows: Tensor, x: Tensor) -> None:
+        """Begin the walks of `rows` anew at points x (k, n) away from the images, one pass each way."""
+        self._alpha[rows], self._omega[rows] = _FAR_ALPHA, _OVERSHOOT
+        self.best[rows] = torch.inf
+        self.steps[rows], self._in_vain[rows], self._returns[rows] = 0, 0, 0
+        self.done[rows] = False
+        self._evaluate(rows, x)
+
+    def step(self, rows: Tensor) -> None:
+        """Take one step (2) of each of `rows` (k,), no two of one image's budget more than it affords."""
+        x, a, x0 = self.x[rows], self.a[rows], self.trial.clean[self.image[rows]]
+        d = torch.linalg.vector_norm(x - x0, dim=1)
+        d = torch.minimum(torch.where(d > 0, d, self.expected[rows]), self.best[rows])
+        beyond = self._omega[rows] * torch.linalg.vector_norm(a, dim=1) * d
+        b = (a * x).sum(1) - self.g[rows] + beyond
+        p = torch.lerp(x, x0, self._alpha[rows][:, None])
+        self._evaluate(rows, norms.project_half_space_in_box(p, a, b, *self.trial.model.box))
+
+    def _evaluate(self, rows: Tensor, x: Tensor) -> None:
+        """Evaluate the constraint at x (k, n), keep what succeeds, and set up the next steps."""
+        trial, image = self.trial, self.image[rows]
+        label, target = trial.labels[image], self.target[rows]
+        named = trial.wanted[image] >= 0
+
+        def constraint(z: Tensor) -> Tensor:
+            answer = z.detach().argmax(1)
+            # A named class must beat all others; else the class that is entered takes the place of the target.
+            t = torch.where(named | (answer == label), target, answer)
+            rival = torch.where(named, z.detach().scatter(1, t[:, None], -torch.inf).argmax(1), label)
+            difference: Tensor = z.gather(1, t[:, None]) - z.gather(1, rival[:, None])
+            return difference.squeeze(1)
+
+        z, g, a = trial.gradient(x, image, constraint)
+        success = trial.keep(x, image, z, Phase.POLISH)
+        distance = trial.size(x, image).to(x.dtype)
+        useful = _useful(g, a)
+        nearer = success & useful & (distance < self.best[rows])
+        clearly = nearer & (distance < self.best[rows] * (1 - _NEARER))
+        first = clearly & (self.best[rows] == torch.inf)
+        at = rows[nearer]
+        self.best[at], self._best_x[at] = distance[nearer], x[nearer]
+        self._best_g[at], self._best_a[at] = g[nearer], a[nearer]
+        self.target[at] = torch.where(named, target, z.argmax(1))[nearer]
+        self.x[rows], self.g[rows], self.a[rows] = x, g, a
+        self.expected[rows] = distance + (-g / torch.linalg.vector_norm(a, dim=1).clamp_min(1e-30)).clamp_min(0)
+        self.steps[rows] += 1
+        self._adapt(rows, success, clearly, first, useful)
+
+    def _adapt(self, rows: Tensor, success: Tensor, clearly: Tensor, first: Tensor, useful: Tensor) -> None:
+        """Choose alpha and omega of the next steps, return walks that strayed, end those that earn nothing."""
+        have = self.best[rows] < torch.inf
+        factor = torch.where(success, 0.5, torch.where(have, 2.0, _BEFORE_SUCCESS))
+        self._omega[rows] = (self._omega[rows] * factor).clamp(_OVERSHOOT_LEAST, _OVERSHOOT_MOST)
+        in_vain = torch.where(clearly, 0, self._in_vain[rows] + 1)
+        back = have & ((in_vain > _PATIENCE) | ~useful)
+        shorter = back | (~have & (self.steps[rows] >= _FULL_STEPS))
+        alpha = self._alpha[rows]
+        alpha = torch.where(clearly & ~first, (alpha * _LENGTHEN).clamp(max=1.0), alpha)
+        self._alpha[rows] = torch.where(shorter, alpha * _SHORTEN, alpha)
+        self._in_vain[rows] = torch.where(back, 0, in_vain)
+        self._returns[rows] = torch.where(clearly, 0, self._returns[rows] + back)
+        at = rows[back]
+        self.x[at], self.g[at], self.a[at] = self._best_x[at], self._best_g[at], self._best_a[at]
+        lost = ~have & (~useful | (self.steps[rows] >= _FAILURES))
+        self.done[rows] |= lost | (self._returns[rows] >= _RETURNS)
+
+
+def _useful(g: Tensor, a: Tensor) -> Tensor:
+    """Tell which linearisations can be used: finite, with a gradient that is not zero."""
+    size = a.abs().amax(1)
+    return g.isfinite() & size.isfinite() & (size > 0)

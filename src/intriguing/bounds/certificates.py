@@ -1,0 +1,338 @@
+"""`certify`: a radius around each image inside which no input of the box changes the answer.
+
+Every method is sound: `radius` is at most the distance of the nearest adversarial example, for the net as it computes
+in its own dtype (see `crown` for what rounding is covered).
+
+================  ===================================================================================================
+product           the margin over the product of the layers' norms; Szegedy et al. 2014, section 4.3. L2 only.
+interval          interval arithmetic; Gowal et al. 2018. An L2 ball is taken as the cube around it.
+crown             linear relaxation backwards; Zhang et al. 2018.
+crown-optimised   the same with the lines' slopes learned for each image; Xu et al. 2021. Never below `crown`.
+================  ===================================================================================================
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from intriguing.bounds import network
+from intriguing.bounds.crown import ENTRIES, bounds_over, lower_bound
+from intriguing.bounds.graph import Graph
+from intriguing.bounds.optimised import Learner
+from intriguing.bounds.region import ball, checked_norm, farthest
+from intriguing.bounds.tracing import trace
+from intriguing.errors import DataError, InputError, ModelError, UnknownNameError
+from intriguing.nets.load import Model, as_model
+
+METHODS = ("product", "interval", "crown", "crown-optimised")
+_COMPARED = 16  # images on which the graph must agree with the net before anything is said
+_SHARE = 1e-12  # of a radius, more than the rounding of a distance in float64
+_EVALUATIONS = 60  # of the root search, a guard; 6 to 10 are usual
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What `certify` proved, one entry per image, on the images' device.
+
+    Attributes:
+        radius: (B,) float64: every input of the box at a distance of at most this is given the label by the net as
+            it computes; 0 where the image itself is not, inf where all of the box is.
+        method: a key of `METHODS`.
+        norm: of the radius, 2.0 or inf.
+        seconds: of the whole call.
+        rounding: (B,) logits: how much of the margin at that radius the net's own rounding takes; part of `radius`
+            already.
+        evaluations: (B,) int64, regions that were bounded for the image.
+    """
+
+    radius: Tensor
+    method: str
+    norm: float
+    seconds: float
+    rounding: Tensor
+    evaluations: Tensor
+
+    def accuracy(self, radii: Tensor) -> Tensor:
+        """Return the share of images certified at each of some radii, of shape (R,): a lower bound of the accuracy.
+
+        Example:
+            >>> two = torch.tensor([1.0, 0.0], dtype=torch.float64)
+            >>> Certificate(two, "crown", 2.0, 0.1, two, two.long()).accuracy(torch.tensor([0.5, 2.0])).tolist()
+            [0.5, 0.0]
+        """
+        # At radius 0 an image counts only if it is given its label at all.
+        reached = (self.radius[:, None] >= radii.to(self.radius)) & (self.radius[:, None] > 0)
+        return reached.double().mean(0)
+
+
+def certify(
+    model: Model | nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: float | str = 2,
+    *,
+    method: str = "crown",
+    tolerance: float = 2e-3,
+    batch: int | None = None,
+    steps: int = 60,
+    box: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Certificate:
+    """Certify images: a sound lower bound of the distance to the nearest adversarial example.
+
+    The largest radius with a positive bound of every logit difference is searched, for many images together.
+
+    Args:
+        model: a module, or a `Model` with its box and preprocessing. It is copied, never changed.
+        x: (B, C, H, W) or (B, n) images in the box.
+        y: (B,) int64 labels.
+        norm: 2 or inf.
+        method: see `METHODS` and the module's table.
+        tolerance: relative width at which the search for a radius stops.
+        batch: how many images are bounded at once, which bounds the memory; by default as many as keep one array of
+            coefficients within 8 MiB.
+        steps: of the slopes' optimisation; for ``"crown-optimised"``.
+        box: intersect balls with the box. Without it the radius also holds for inputs outside, and is smaller.
+        progress: called with (images done, images) after each batch.
+
+    Returns:
+        A `Certificate`. What an image gets does not depend on the others.
+
+    Raises:
+        ModelError: an operation without a rule, with its path, see `tracing.trace`; or a net that does not compute
+            what its operations say, as with a hook that changes values.
+        InputError: a norm, method, batch, tolerance or labels that cannot be used.
+        DataError: images outside the box.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False)).double()
+        >>> _ = net[1].weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        >>> x = torch.tensor([[0.75, 0.25]], dtype=torch.float64)
+        >>> round(certify(net, x, torch.tensor([0])).radius.item(), 3)  # 0.5 / |(1, -1)|
+        0.353
+    """
+    began = time.perf_counter()
+    model = as_model(model)
+    length = checked_norm(norm)
+    if method not in METHODS:
+        raise UnknownNameError("method", method, METHODS)
+    if not 0 < tolerance < 1:
+        raise InputError(f"tolerance: expected between 0 and 1, got {tolerance}")
+    if batch is not None and batch < 1:
+        raise InputError(f"batch: expected at least 1, got {batch}")
+    if steps < 1:
+        raise InputError(f"steps: expected at least 1, got {steps}")
+    model.check_inputs(x)
+    graph = trace(model, x.shape[1:], x.device)
+    _check_labels(y, len(x), graph.nodes[-1].shape[0])
+    _check_graph(graph, model, x[:_COMPARED])
+    lipschitz = network.product(network.layer_bounds(model, x.shape[1:])) if method == "product" else None
+    limits = model.box if box else (-math.inf, math.inf)
+    size = batch or _batch_size(graph, method)
+    parts = []
+    for start in range(0, len(x), size):
+        images = x[start : start + size].detach().to(torch.float64)
+        search = _Search(graph, images, y[start : start + size].to(x.device), length, limits, tolerance)
+        if lipschitz is not None:
+            parts.append(search.by_constant(lipschitz))
+        else:
+            parts.append(search.run(refine=method != "interval", steps=steps if method == "crown-optimised" else 0))
+        if progress is not None:
+            progress(min(start + size, len(x)), len(x))
+    radius, rounding, evaluations = (torch.cat(column) for column in zip(*parts, strict=True))
+    radius = radius * (1 - _SHARE)
+    return Certificate(radius, method, length, time.perf_counter() - began, rounding, evaluations)
+
+
+class _Search:
+    """The search for the largest certified radius of some images, each on its own."""
+
+    def __init__(
+        self, graph: Graph, x: Tensor, y: Tensor, norm: float, box: tuple[float, float], tolerance: float
+    ) -> None:
+        self.graph, self.x, self.y, self.norm, self.box, self.tolerance = graph, x, y, norm, box, tolerance
+        self.forms = differences(y, graph.nodes[-1].shape[0])
+        self.evaluations = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self.lost = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+
+    def margin(self, eps: Tensor, rows: Tensor, refine: bool) -> Tensor:
+        """Return the least bound of z_y - z_j over the balls of images `rows`, (R,)."""
+        region = ball(self.x[rows], eps, self.norm, self.box)
+        bounds = bounds_over(self.graph, region, refine=refine)
+        worst, which = lower_bound(self.graph, len(self.graph.nodes) - 1, self.forms[rows], region, bounds).min(1)
+        assert bounds.lost is not None
+        self.evaluations[rows] += 1
+        proved = worst > 0
+        self.lost[rows[proved]] = bounds.lost.gather(1, which[:, None])[proved, 0]
+        # An overflow is no proof.
+        return torch.nan_to_num(worst, nan=-math.inf)
+
+    def run(self, *, refine: bool, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return radius, rounding and evaluations of each image."""
+        B = len(self.x)
+        every = torch.arange(B, device=self.x.device)
+        zero = torch.zeros(B, dtype=torch.float64, device=self.x.device)
+        start = self.margin(zero, every, False)  # intervals are exact at a point, but for rounding
+        cap = farthest(self.x, self.norm, self.box)
+        guess = torch.minimum(self._linear_radius() / 2, cap)
+        radius = largest_radius(
+            lambda eps, rows: self.margin(eps, rows, refine), start, guess, cap, tolerance=self.tolerance
+        )
+        if steps:
+            live = ((radius > 0) & torch.isfinite(radius)).nonzero().squeeze(1)
+            if len(live):
+                learner = Learner(self.graph, self.x[live], self.forms[live], self.norm, self.box)
+                radius[live], lost = learner.run(radius[live], steps)
+                self.lost[live] = torch.where(lost >= 0, lost, self.lost[live])
+                self.evaluations[live] += steps
+        return radius, self.lost, self.evaluations
+
+    def by_constant(self, lipschitz: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the radius min_j (z_y - z_j) / (2^(1/2) L); of the difference of two logits L is 2^(1/2) times."""
+        if self.norm != 2:
+            raise InputError('norm: the product bounds the L2 norm alone; use method="crown" for inf')
+        every = torch.arange(len(self.x), device=self.x.device)
+        # Rounding is bounded over the whole box, as the constant holds there: by intervals.
+        whole = ball(self.x, farthest(self.x, math.inf, self.box), math.inf, self.box)
+        bounds = bounds_over(self.graph, whole, refine=False)
+        last = len(self.graph.nodes) - 1
+        lower_bound(self.graph, last, self.forms, whole, bounds)
+        assert bounds.lost is not None
+        here = self.graph(self.x)
+        margins = (self.forms @ here[..., None]).squeeze(2)
+        spare, which = (margins - bounds.lost).min(1)
+        self.evaluations[every] += 1
+        radius = (spare / (math.sqrt(2) * lipschitz)).clamp_min(0) * (1 - 1e-12)
+        return radius, bounds.lost.gather(1, which[:, None])[:, 0], self.evaluations
+
+    def _linear_radius(self) -> Tensor:
+        """Return min_j (z_y - z_j) / |grad| at the images: where a linear net would be left."""
+        with torch.enable_grad():
+            x = self.x.clone().requires_grad_()
+            margins = (self.forms @ self.graph(x)[..., None]).squeeze(2)
+            dual = 2.0 if self.norm == 2 else 1.0
+            distances = []
+            for j in range(margins.shape[1]):
+                (slope,) = torch.autograd.grad(margins[:, j].sum(), x, retain_graph=True)
+                distances.append(
+                    margins[:, j].detach() / torch.linalg.vector_norm(slope.flatten(1), ord=dual, dim=1).clamp_min(1e-9)
+                )
+        return torch.stack(distances, 1).amin(1).clamp_min(1e-6)
+
+
+def differences(y: Tensor, classes: int) -> Tensor:
+    """Return the forms z_y - z_j for every j other than y, (B, K - 1, K) float64.
+
+    Example:
+        >>> differences(torch.tensor([1]), 3).tolist()
+        [[[-1.0, 1.0, 0.0], [0.0, 1.0, -1.0]]]
+    """
+    unit = torch.eye(classes, dtype=torch.float64, device=y.device)
+    every = torch.arange(classes, device=y.device).expand(len(y), classes)
+    others = every[every != y[:, None]].view(len(y), classes - 1)
+    return unit[y][:, None] - unit[others]
+
+
+@torch.no_grad()
+def largest_radius(
+    margin: Callable[[Tensor, Tensor], Tensor], start: Tensor, guess: Tensor, cap: Tensor, *, tolerance: float
+) -> Tensor:
+    """Return for each row the largest radius found whose margin is positive, within a relative tolerance.
+
+    False position with halving (Illinois, Dowell and Jarratt 1971) between the largest radius with a positive margin
+    and the smallest without. A margin need not fall evenly: what is returned has been shown positive itself.
+
+    Args:
+        margin: (radii (R,), rows (R,)) -> (R,); -inf where nothing could be computed.
+        start: (B,) margins at radius 0; rows that are not positive get radius 0.
+        guess: (B,) a first radius to try, positive.
+        cap: (B,) the radius of everything, which is tried in the end if all below are positive: the answer is inf.
+        tolerance: relative width.
+    """
+    low, high = torch.zeros_like(start), torch.full_like(start, math.inf)
+    f_low, f_high = start.clone(), torch.full_like(start, -math.inf)
+    side = torch.zeros_like(start)
+    trial = torch.minimum(guess, cap)
+    done = start <= 0
+    for _ in range(_EVALUATIONS):
+        rows = (~done).nonzero().squeeze(1)
+        if not len(rows):
+            break
+        eps = trial[rows]
+        f = margin(eps, rows)
+        good = f > 0
+        up, down = rows[good], rows[~good]
+        full = up[eps[good] >= cap[up]]
+        low[full], done[full] = math.inf, True
+        again = up[(side[up] > 0)]
+        f_high[again] /= 2
+        low[up], f_low[up], side[up] = torch.maximum(low[up], eps[good]), f[good], 1.0
+        low[full] = math.inf
+        again = down[side[down] < 0]
+        f_low[again] /= 2
+        high[down], f_high[down], side[down] = eps[~good], f[~good], -1.0
+        done |= high - low <= tolerance * low
+        trial = _next(low, high, f_low, f_high, start, cap, tolerance)
+    return low
+
+
+def _next(
+    low: Tensor, high: Tensor, f_low: Tensor, f_high: Tensor, f_first: Tensor, cap: Tensor, tolerance: float
+) -> Tensor:
+    """Return the next radius to try."""
+    finite = torch.isfinite(f_high)
+    share = torch.where(finite, f_low / (f_low - f_high), 0.5)
+    # Aimed a little below the root: the answer must be positive. Once there, the step that would end the search.
+    root = low + share.clamp(0.02, 0.98) * (high - low)
+    inside = root - 0.4 * tolerance * low
+    ending = low * (1 + 0.9 * tolerance)
+    inside = torch.where(inside <= low * (1 + 0.1 * tolerance), ending, inside)
+    inside = torch.where((low > 0) & (ending < high), torch.minimum(inside, high), root)
+    # No failure yet: where the line through the first two margins meets 0, which overshoots if margins are concave.
+    beyond = torch.where(f_low < f_first, low * f_first / (f_first - f_low), 4 * low) * (1 - 0.3 * tolerance)
+    grown = torch.minimum(torch.minimum(torch.maximum(beyond, ending), 4 * low), cap)
+    return torch.where(torch.isfinite(high), inside, grown)
+
+
+def _check_graph(graph: Graph, model: Model, x: Tensor) -> None:
+    """Compare the net's answers with what they may be by its graph: another answer means that it was misread.
+
+    So do hooks that change values, operations in place that change a value used elsewhere, and devices that compute in
+    less than the net's precision.
+    """
+    if not len(x):
+        return
+    point = ball(x.to(torch.float64), torch.zeros(len(x)), math.inf, model.box)
+    bounds = bounds_over(graph, point, refine=False)
+    z = model.logits(x).to(torch.float64)
+    if not bool(((z >= bounds.low[-1]) & (z <= bounds.high[-1])).all()):
+        off = float((z - graph(x.to(torch.float64))).abs().max())
+        raise ModelError(
+            f"{model.name} does not compute what its operations say: logits differ by up to {off:.3g}, more than "
+            "rounding. Remove forward hooks that change values, operations in place on values that are used again, and "
+            "reduced precision (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)."
+        )
+
+
+def _check_labels(y: Tensor, count: int, classes: int) -> None:
+    if y.dim() != 1 or len(y) != count or y.dtype != torch.int64:
+        raise InputError(f"y: expected int64 labels of shape ({count},), got {y.dtype} {tuple(y.shape)}")
+    if len(y) and not bool(((y >= 0) & (y < classes)).all()):
+        raise DataError(f"y: expected labels 0 to {classes - 1}, got {int(y.min())} to {int(y.max())}")
+
+
+def _batch_size(graph: Graph, method: str) -> int:
+    """Return how many images keep the largest array of coefficients, rows times entries, within `ENTRIES`."""
+    sizes = [torch.Size(node.shape).numel() for node in graph.nodes]
+    rows = 1 if method in ("interval", "product") else graph.nodes[-1].shape[0]
+    for place, size in enumerate(sizes):
+        if rows > 1 and any(place in node.inputs for node in graph.nodes if node.operation is not None):
+            rows = max(rows, 2 * size) if place else rows
+    per_image = min(rows, 1024) * max(sizes)
+    return max(1, min(256, ENTRIES // per_image))

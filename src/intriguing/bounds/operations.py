@@ -1,0 +1,258 @@
+"""What a net computes, as few kinds of operation as certificates need: affine maps, sums, activations.
+
+Values are (B, *shape) and coefficients (N, *shape), float64. An affine map knows four things: its value, its value
+with absolute weights, its transpose, and how many terms one output sums, which bounds the net's own rounding. With u
+the unit roundoff of the net's dtype, a sum of n products in any order is off by at most
+
+    gamma_n sum |w_i x_i|,   gamma_n = n u / (1 - n u)              (Higham 2002, Lemma 3.1 and equation 3.5)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 (torch's own abbreviation)
+
+Shape = tuple[int, ...]
+
+
+def gamma(terms: int, unit: float) -> float:
+    """Return n u / (1 - n u), infinite where n u reaches 1."""
+    return terms * unit / (1 - terms * unit) if terms * unit < 1 else float("inf")
+
+
+class Affine(ABC):
+    """A map W h + b of one value.
+
+    Attributes:
+        bias: b, broadcasts to the shape of one output.
+        offset: at least the sum of absolute values of all that b was made of; |b| where it is given as such.
+        terms: how many roundings one output may suffer one after the other; 0 where nothing is computed.
+        reach: how many outputs one input enters, which the transpose sums.
+    """
+
+    bias: Tensor
+    offset: Tensor
+    terms: int
+    reach: int = 1
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """Return W h + b, (B, *out) for h (B, *in)."""
+        return self.linear(h) + self.bias
+
+    @abstractmethod
+    def linear(self, h: Tensor) -> Tensor:
+        """Return W h."""
+
+    @abstractmethod
+    def absolute(self, h: Tensor) -> Tensor:
+        """Return |W| h."""
+
+    @abstractmethod
+    def transpose(self, A: Tensor) -> Tensor:
+        """Return A W, (N, *in) for coefficients A (N, *out)."""
+
+
+class Dense(Affine):
+    """A matrix (D, C) and a bias (D,)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight = weight
+        self.size = weight.abs()
+        self.bias = weight.new_zeros(len(weight)) if bias is None else bias
+        self.offset = self.bias.abs()
+        self.terms, self.reach = weight.shape[1] + 1, len(weight)
+
+    def linear(self, h: Tensor) -> Tensor:
+        """See `Affine`."""
+        return h @ self.weight.T
+
+    def absolute(self, h: Tensor) -> Tensor:
+        """See `Affine`."""
+        return h @ self.size.T
+
+    def transpose(self, A: Tensor) -> Tensor:
+        """See `Affine`."""
+        return A @ self.weight
+
+
+class Convolution(Affine):
+    """A convolution with zero padding, of images of one shape.
+
+    Args:
+        weight: (D, C / groups, h, w).
+        bias: (D,) or None.
+        shape: (C, H, W) of its input.
+        stride: along height and width.
+        padding: left, right, top, bottom, as `torch.nn.functional.pad` takes it.
+        dilation: along height and width.
+        groups: of channels.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        shape: Shape,
+        *,
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        groups: int,
+    ) -> None:
+        self.weight, self.size, self.shape = weight, weight.abs(), shape
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.bias = (weight.new_zeros(len(weight)) if bias is None else bias).reshape(-1, 1, 1)
+        self.offset = self.bias.abs()
+        self.terms, self.reach = weight[0].numel() + 1, weight[:, 0].numel()
+
+    def linear(self, h: Tensor) -> Tensor:
+        """See `Affine`."""
+        return self._convolve(h, self.weight)
+
+    def absolute(self, h: Tensor) -> Tensor:
+        """See `Affine`."""
+        return self._convolve(h, self.size)
+
+    def transpose(self, A: Tensor) -> Tensor:
+        """See `Affine`."""
+        left, right, top, bottom = self.padding
+        high, wide = self.shape[1] + top + bottom, self.shape[2] + left + right
+        # Pixels behind the last window's reach get nothing.
+        rest = tuple(
+            side - (step * (outputs - 1) + apart * (taps - 1) + 1)
+            for side, step, outputs, apart, taps in zip(
+                (high, wide), self.stride, A.shape[-2:], self.dilation, self.weight.shape[-2:], strict=True
+            )
+        )
+        kept = tuple(min(left_over, step - 1) for left_over, step in zip(rest, self.stride, strict=True))
+        back = F.conv_transpose2d(
+            A, self.weight, stride=self.stride, output_padding=kept, groups=self.groups, dilation=self.dilation
+        )
+        back = F.pad(back, (0, wide - back.shape[-1], 0, high - back.shape[-2]))
+        return back[..., top : high - bottom, left : wide - right]
+
+    def _convolve(self, h: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(F.pad(h, self.padding), weight, stride=self.stride, dilation=self.dilation, groups=self.groups)
+
+
+class Scaling(Affine):
+    """Entry by entry, scale * h + bias: batch normalisation in evaluation mode, preprocessing, constants.
+
+    Args:
+        scale: broadcasts to the shape of one example.
+        bias: likewise.
+        offset: see `Affine`.
+        terms: see `Affine`.
+    """
+
+    def __init__(self, scale: Tensor, bias: Tensor, offset: Tensor | None = None, *, terms: int = 8) -> None:
+        self.scale, self.bias = scale, bias
+        self.offset = bias.abs() if offset is None else offset
+        self.terms = terms
+
+    def linear(self, h: Tensor) -> Tensor:
+        """See `Affine`."""
+        return h * self.scale
+
+    def absolute(self, h: Tensor) -> Tensor:
+        """See `Affine`."""
+        return h * self.scale.abs()
+
+    def transpose(self, A: Tensor) -> Tensor:
+        """See `Affine`."""
+        return A * self.scale
+
+
+class Averaging(Affine):
+    """Average pooling, or any other linear map without negative weights.
+
+    Args:
+        pool: the map.
+        shape: of one input.
+        terms: entries of the largest window, and one for the division.
+    """
+
+    def __init__(self, pool: Callable[[Tensor], Tensor], shape: Shape, like: Tensor, *, terms: int) -> None:
+        self.pool, self.shape, self.terms, self.reach = pool, shape, terms, terms
+        self.bias = like.new_zeros(())
+        self.offset = self.bias
+
+    def linear(self, h: Tensor) -> Tensor:
+        """See `Affine`."""
+        return self.pool(h)
+
+    def absolute(self, h: Tensor) -> Tensor:
+        """See `Affine`."""
+        return self.pool(h)
+
+    def transpose(self, A: Tensor) -> Tensor:
+        """See `Affine`."""
+        back: Callable[[Tensor], tuple[Tensor]] = torch.func.vjp(self.pool, A.new_zeros(len(A), *self.shape))[1]
+        (result,) = back(A)
+        return result
+
+
+class Selecting(Affine):
+    """Entries `index` along one axis of an example; exact, entries may come up more than once."""
+
+    def __init__(self, axis: int, index: Tensor, side: int, like: Tensor) -> None:
+        self.axis, self.index, self.side = axis, index, side
+        self.bias = like.new_zeros(())
+        self.offset, self.terms, self.reach = self.bias, 0, len(index)
+
+    def linear(self, h: Tensor) -> Tensor:
+        """See `Affine`."""
+        return h.index_select(self.axis + 1, self.index)
+
+    def absolute(self, h: Tensor) -> Tensor:
+        """See `Affine`."""
+        return self.linear(h)
+
+    def transpose(self, A: Tensor) -> Tensor:
+        """See `Affine`."""
+        shape = list(A.shape)
+        shape[self.axis + 1] = self.side
+        return A.new_zeros(shape).index_add(self.axis + 1, self.index, A)
+
+
+class Reshaping(Affine):
+    """The same entries in another shape; exact."""
+
+    def __init__(self, before: Shape, after: Shape, like: Tensor) -> None:
+        self.before, self.after = before, after
+        self.bias = like.new_zeros(())
+        self.offset, self.terms = self.bias, 0
+
+    def linear(self, h: Tensor) -> Tensor:
+        """See `Affine`."""
+        return h.reshape(-1, *self.after)
+
+    def absolute(self, h: Tensor) -> Tensor:
+        """See `Affine`."""
+        return self.linear(h)
+
+    def transpose(self, A: Tensor) -> Tensor:
+        """See `Affine`."""
+        return A.reshape(-1, *self.before)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A weighted sum of values of one shape: a residual addition, or a difference.
+
+    Attributes:
+        weights: one per value, 1 or -1.
+        terms: see `Affine`.
+    """
+
+    weights: tuple[float, ...]
+    terms: int = 1
+
+    def __call__(self, *values: Tensor) -> Tensor:
+        """Return the sum of the values, each times its weight."""
+        return sum((weight * value for weight, value in zip(self.weights, values, strict=True)), values[0] * 0)

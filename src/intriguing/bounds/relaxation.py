@@ -1,0 +1,164 @@
+"""Straight lines below and above an activation on an interval.
+
+For ANY slope s the best offset of a line below f on [l, u] is min f(x) - s x, and of a line above it the maximum;
+both are taken at l, at u, or where f'(x) = s, which has a closed form for the activations here. So every slope is
+sound, and slopes may be chosen, learned or guessed freely: Xu et al. 2021 (alpha-CROWN) for ReLU, Zhang et al. 2018
+(CROWN) for the tangents and chords of S-shaped activations.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+_FAR = 40.0  # beyond this the logistic function is 0 or 1 to the last bit of float64
+_TABLE = 4096  # points of the table of tangents; a coarse table costs tightness, never soundness
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """The useful slopes on intervals [l, u], all of one shape.
+
+    Attributes:
+        lower: (least, largest, default) for lines below.
+        upper: likewise for lines above.
+    """
+
+    lower: tuple[Tensor, Tensor, Tensor]
+    upper: tuple[Tensor, Tensor, Tensor]
+
+
+class Activation(ABC):
+    """A non-decreasing function, entry by entry.
+
+    Attributes:
+        roundings: relative error of the function as torch computes it, in units of roundoff.
+    """
+
+    roundings: float
+
+    @abstractmethod
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return f(z)."""
+
+    @abstractmethod
+    def turning_points(self, slope: Tensor) -> tuple[Tensor, ...]:
+        """Return every x with f'(x) = slope, or any other finite or infinite x where there is none."""
+
+    @abstractmethod
+    def slopes(self, low: Tensor, high: Tensor) -> Slopes:
+        """Return which slopes are worth choosing from on [low, high]."""
+
+    def below(self, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Return the largest t with slope * x + t <= f(x) on [low, high]."""
+        return self._extreme(slope, low, high, torch.minimum)
+
+    def above(self, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Return the smallest t with slope * x + t >= f(x) on [low, high]."""
+        return self._extreme(slope, low, high, torch.maximum)
+
+    def _extreme(self, slope: Tensor, low: Tensor, high: Tensor, better: object) -> Tensor:
+        assert callable(better)
+        found: Tensor = better(self(low) - slope * low, self(high) - slope * high)
+        for point in self.turning_points(slope.detach()):
+            # A point outside the interval becomes one of its ends, which is no harm. The point is held fixed: by
+            # the envelope theorem its motion does not change the extreme value.
+            x = torch.minimum(torch.maximum(point, low.detach()), high.detach())
+            found = better(found, self(x) - slope * x)
+        return found
+
+
+class ReLU(Activation):
+    """max(z, 0), computed exactly."""
+
+    roundings = 0.0
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """See `Activation`."""
+        return z.clamp_min(0)
+
+    def turning_points(self, slope: Tensor) -> tuple[Tensor, ...]:
+        """See `Activation`; the kink is where every slope from 0 to 1 turns."""
+        return (torch.zeros_like(slope),)
+
+    def slopes(self, low: Tensor, high: Tensor) -> Slopes:
+        """See `Activation`; of lines above, the chord is nowhere worse than any other."""
+        on, off = low >= 0, high <= 0
+        unsure = ~(on | off)
+        chord = torch.where(unsure, high / torch.where(unsure, high - low, torch.ones_like(low)), on.to(low))
+        least, largest = on.to(low), (~off).to(low)
+        # The smaller of the two triangles: Zhang et al. 2018, section 3.2 (adaptive).
+        default = torch.where(unsure, (high > -low).to(low), on.to(low))
+        return Slopes((least, largest, default), (chord, chord, chord))
+
+
+class Logistic(Activation):
+    """height * sigmoid(rate * z) + offset: the sigmoid itself, or tanh = 2 sigmoid(2 z) - 1."""
+
+    roundings = 8.0  # torch's vectorised exp and tanh stay within 2 or 3 units; a test samples them
+
+    def __init__(self, height: float = 1.0, rate: float = 1.0, offset: float = 0.0) -> None:
+        self.height, self.rate, self.offset = height, rate, offset
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """See `Activation`; tanh directly, as the difference would lose digits near 0."""
+        return torch.tanh(z) if self.offset else self.height * torch.sigmoid(self.rate * z)
+
+    def derivative(self, z: Tensor) -> Tensor:
+        """Return f'(z)."""
+        p = torch.sigmoid(self.rate * z)
+        return self.height * self.rate * p * (1 - p)
+
+    def turning_points(self, slope: Tensor) -> tuple[Tensor, ...]:
+        """See `Activation`: p (1 - p) = t gives z = +-(2 log(1 + q) - log(4 t)) with q = (1 - 4 t)^(1/2)."""
+        t = (slope / (self.height * self.rate)).clamp(0, 0.25)
+        q = (1 - 4 * t).clamp_min(0).sqrt()
+        x = (2 * torch.log1p(q) - torch.log(4 * t)) / self.rate
+        return x, -x
+
+    @torch.no_grad()
+    def slopes(self, low: Tensor, high: Tensor) -> Slopes:
+        """See `Activation`. f - offset - height / 2 is odd, so lines below are lines above of [-high, -low]."""
+        width = high - low
+        middle = self.derivative((low + high) / 2)
+        chord = torch.where(
+            width > 1e-6, (self(high) - self(low)) / torch.where(width > 1e-6, width, torch.ones_like(width)), middle
+        )
+        return Slopes(self._upper(-high, -low, middle, chord), self._upper(low, high, middle, chord))
+
+    def _upper(self, low: Tensor, high: Tensor, middle: Tensor, chord: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return slopes of lines above: tangents where f is concave, beyond the one that passes through low."""
+        touch = self._tangent_from(low)
+        # Nothing but the chord where that tangent would touch behind the interval, as on convex parts.
+        straight = touch >= high
+        least = torch.where(straight, chord, self.derivative(high))
+        largest = torch.where(straight, chord, self.derivative(touch))
+        default = torch.where(low >= 0, middle, largest)
+        return least, largest, torch.where(straight, chord, default)
+
+    def _tangent_from(self, low: Tensor) -> Tensor:
+        """Return where on the concave side the tangent through (low, f(low)) touches; low itself if it is there."""
+        starts, touches = _tangents(low.device)
+        scaled = (self.rate * low).clamp(-_FAR, 0).contiguous()
+        place = torch.searchsorted(starts, scaled, right=True).clamp(1, len(starts) - 1)
+        share = (scaled - starts[place - 1]) / (starts[place] - starts[place - 1])
+        touch = touches[place - 1] + share * (touches[place] - touches[place - 1])
+        return torch.where(low >= 0, low, touch / self.rate)
+
+
+@cache
+def _tangents(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return starts l from -40 to 0 and the d >= 0 at which the tangent of the sigmoid through l touches it."""
+    l = -_FAR * torch.linspace(1, 0, _TABLE, dtype=torch.float64, device=device) ** 2  # noqa: E741 (as in the paper)
+    near, far = torch.zeros_like(l), torch.full_like(l, _FAR)
+    for _ in range(60):
+        d = (near + far) / 2
+        p = torch.sigmoid(d)
+        # The tangent at d is above the point (l, f(l)) from the wanted d on.
+        passed = p + p * (1 - p) * (l - d) >= torch.sigmoid(l)
+        near, far = torch.where(passed, near, d), torch.where(passed, d, far)
+    return l, far

@@ -1,0 +1,125 @@
+"""`intriguing audit` and `intriguing attack`: what they accept, say and leave, and how they leave."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import small_audit
+from intriguing import cli
+from intriguing.auditing import rows
+
+Call = Callable[..., tuple[int, str, str]]
+SMALL = ("--data", "digits", "--images", "20", "--budget", "40", "--workers", "1")
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(small_audit.net(tmp_path_factory.mktemp("nets")))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """Return a function that calls the command line in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("INTRIGUING_DATA", raising=False)
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["intriguing", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leaving:
+            cli.main()
+        shown = capsys.readouterr()
+        return int(leaving.value.code or 0), shown.out, shown.err
+
+    return call
+
+
+def test_an_audit_tells_its_figures_and_files_and_is_resumed_and_shown_again(run: Call, net: str) -> None:
+    command = ("audit", "--model", f"{net}:build", *SMALL, "--out", "run")
+    code, out, err = run(*command)
+    assert code == 0
+    assert out.startswith("clean_accuracy ")
+    for word in ("median_l2 ", "n = 20", "run/report.html", "run/results.json", "run/rows.parquet"):
+        assert word in out
+    assert "[1/2] net.py:build, images 1 to 20" in err
+    again = run(*command)
+    assert again[:2] == (0, out)
+    assert "images" not in again[2], "nothing is attacked twice"
+    assert run("report", "run")[:2] == (0, out)
+    assert len(rows.read("run/rows.parquet")["index"]) == 40
+    assert f"intriguing audit --model {net}:build" in Path("run/report.html").read_text()
+
+
+def test_an_untrustworthy_audit_leaves_with_3_and_says_why(run: Call, net: str) -> None:
+    code, out, err = run("audit", "--model", f"{net}:untrained", *SMALL, "--out", "run", "--quiet")
+    assert code == 3
+    assert "run/report.html" in out
+    assert err.startswith("Untrustworthy: ")
+    assert "hardly more than chance" in err
+    assert run("report", "run")[0] == 3, "also when it is shown again"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--attack", "lbgfs"], ["unknown attack 'lbgfs'", "Did you mean 'lbfgs'?"]),
+        (["--norm", "3"], ["unknown norm '3'", "1, 2, inf"]),
+        (["--eps", "0.1"], ["eps: 0.1 was given, but nearest has no such setting", "pgd"]),
+        (["--images", "0"], ["images: expected 1 to 500", "got 0"]),
+        (["--budget", "0"], ["budget: expected at least 1", "got 0"]),
+        (["--data", "digts"], ["Did you mean 'digits'?"]),
+        (["--split", "validation"], ["'validation'"]),
+        (["--weights", "a", "--weights", "b"], ["one file per model, 1, got 2"]),
+        (["--model", "nowhere.py:build"], ["no file 'nowhere.py'"]),
+        (["--box", "0"], ["box: expected two numbers"]),
+        (["--device", "abacus"], ["abacus"]),
+    ],
+)
+def test_a_wrong_option_is_one_line_with_exit_code_2(
+    run: Call, net: str, arguments: list[str], words: list[str]
+) -> None:
+    model = [] if "--model" in arguments else ["--model", f"{net}:build"]
+    code, out, err = run("audit", *model, "--data", "digits", "--quiet", *arguments, "--out", "run")
+    assert (code, out) == (2, ""), err
+    assert err.startswith("Error: ")
+    assert len(err.splitlines()) == 1, err
+    for word in words:
+        assert word in err
+
+
+def test_a_run_that_is_no_audit_is_refused(run: Call, net: str) -> None:
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("years of work")
+    code, _, err = run("audit", "--model", f"{net}:build", *SMALL, "--out", "mine")
+    assert code == 2
+    assert "mine" in err
+    assert Path("mine/thesis.txt").read_text() == "years of work"
+
+
+def test_an_attack_is_summed_up_and_saved(run: Call, net: str) -> None:
+    code, out, _ = run(
+        "attack", "--model", f"{net}:build", "--data", "digits", "--images", "10", "--attack", "lbfgs",
+        "--target", "nearest", "--budget", "60", "--save", "adv.safetensors",
+    )  # fmt: skip
+    assert code == 0
+    assert out.startswith("images   10, of which the model gets ")
+    assert "median distance " in out
+    assert "saved    adv.safetensors" in out
+    assert load_file("adv.safetensors")["adversarial"].shape == (10, 1, 8, 8)
+    assert Path("adv.parquet").exists()
+    code, _, err = run("attack", "--model", f"{net}:build", "--data", "digits", "--save", "adv.npz")
+    assert code == 2
+    assert ".safetensors" in err
+
+
+def test_several_attacks_with_a_radius_give_a_figure_there(run: Call, net: str) -> None:
+    code, _, _ = run(
+        "audit", "--model", f"{net}:build", *SMALL, "--attack", "fgsm", "--attack", "pgd", "--eps", "0.35",
+        "--norm", "inf", "--out", "run", "--quiet",
+    )  # fmt: skip
+    assert code in (0, 3)
+    assert '"robust_accuracy_linf@0.35"' in Path("run/results.json").read_text()
