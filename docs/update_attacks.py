@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from intriguing.attacks import ATTACKS, capability_table
+from intriguing.attacks import ATTACKS
+from intriguing.attacks.capabilities import capability_table
 
 PAGE = Path(__file__).with_name("attacks.md")
 START, END = "<!-- made by docs/update_attacks.py -->\n", "<!-- end -->\n"

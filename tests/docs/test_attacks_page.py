@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from intriguing.attacks import ATTACKS, capability_table
-from intriguing.attacks.capabilities import Capability, capabilities
+from intriguing.attacks import ATTACKS
+from intriguing.attacks.capabilities import Capability, capabilities, capability_table
 
 _DOCS = Path(__file__).parents[2] / "docs"
 

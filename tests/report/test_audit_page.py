@@ -265,6 +265,17 @@ def test_with_several_models_the_page_says_whose_numbers_it_shows():
     assert "the numbers are those of digits_net, whose examples are fed to all" in text
 
 
+def test_figures_of_other_models_are_folded_and_what_they_bound_is_known_by_their_own_name():
+    document, records = _bare(red=True)
+    document["run"]["models"].append({"name": "a/b"})
+    document["figures"] |= {f"a/b/{name}": figure for name, figure in document["figures"].items()}
+    html = audit_page.build(document, records)
+    open_table, folded = re.findall(r'<table class="plain numbers">.*?</table>', html, re.DOTALL)
+    assert "a/b/" not in open_table
+    assert re.search(r'<tr><td><code>a/b/clean_accuracy</code></td><td class="num">96.2%', folded)
+    assert re.search(r'<tr class="void"><td><code>a/b/median_l2</code></td><td class="num">at most 0.41', folded)
+
+
 def test_an_audit_of_one_model_has_no_transfer_and_one_without_layers_no_bounds():
     document, records = _bare()
     ids = Outline(audit_page.build(document, records)).ids

@@ -9,13 +9,11 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from intriguing.attacks.base import Attack
 from intriguing.errors import InputError
-from intriguing.nets.load import Model
 from intriguing.rng import generator
 
 _NORMS = {"L1": 1.0, "L2": 2.0, "Linf": math.inf}
@@ -80,8 +78,8 @@ def capability_table(attacks: Mapping[str, type[Attack]]) -> str:
 
 
 def _capability(name: str, kind: type[Attack]) -> Capability:
-    record: Any = kind  # every attack is a dataclass, which its type does not say
-    fields = {field.name: field.default for field in dataclasses.fields(record) if field.init}
+    # Every attack is a dataclass, which its base cannot say.
+    fields = {field.name: field.default for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
     return Capability(
         name=name,
         question="an example within eps" if "eps" in fields else "the nearest example",
@@ -105,8 +103,11 @@ def _accepts(kind: type[Attack], fields: Mapping[str, object], norm: float) -> b
     settings: dict[str, float] = {"norm": norm}
     settings |= {"eps": 0.1} if "eps" in fields else {}
     settings |= {"budget": _BUDGET} if "budget" in fields else {}
-    weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
-    net = Model(lambda x: x.flatten(1) @ weight.T)
+    linear = torch.nn.Linear(2, 3)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]]))
+        linear.bias.zero_()
+    net = torch.nn.Sequential(torch.nn.Flatten(), linear)
     image = torch.tensor([[[[0.6, 0.5]]]])
     try:
         kind(**settings)(net, image, torch.tensor([0]), generator=generator("capabilities", 0))

@@ -292,7 +292,7 @@ def _worst(folder: Path, document: Mapping[str, Any]) -> dict[str, list[Any]]:
     import pyarrow
     import pyarrow.parquet
 
-    from intriguing.experiments.audit_compare import worst
+    from intriguing.experiments import audit_compare
     from intriguing.experiments.audit_figures import WORST
 
     path = folder / ROWS
@@ -303,7 +303,7 @@ def _worst(folder: Path, document: Mapping[str, Any]) -> dict[str, list[Any]]:
     except (OSError, pyarrow.ArrowException) as error:
         raise StoreError(f"{path} cannot be read ({error}); run `intriguing audit --out {folder}` again") from error
     models = [model.get("name") for model in _part(document, "run").get("models") or () if isinstance(model, Mapping)]
-    return worst(rows, model=str(models[0]) if models else None)
+    return audit_compare.worst(rows, model=str(models[0]) if models else None)
 
 
 def _part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -16,7 +16,6 @@ ORIGINAL, ADVERSARIAL = "fragile/original", "fragile/adversarial"
 # Factors by which a change is shown, so that its largest pixel nearly reaches black or white.
 _FACTORS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _TOP = 3
-_SURVIVES: dict[object, str] = {True: "survives", False: "dies"}
 
 
 def rows(records: Mapping[str, Record], count: int, box: tuple[float, float]) -> list[list[torch.Tensor | None]]:
@@ -86,7 +85,7 @@ def _specimen(
             ("L2", _length(documents.number(entry, "distance"))),
             ("Linf", _length(documents.number(entry, "distance_linf"))),
             ("queries", fmt.count(entry.get("queries"))),
-            ("8 bits", _SURVIVES.get(survives, fmt.MISSING)),
+            ("8 bits", fmt.MISSING if survives is None else "survives" if survives else "dies"),
         ],
     }
 

@@ -161,7 +161,8 @@ def _interval(low: float | None, high: float | None, unit: fmt.Unit, places: int
 
 
 def _bound(name: str, figure: Mapping[str, Any]) -> str:
-    if name.startswith(_SURE):
+    # With several models a name begins with the model's.
+    if name.startswith(_SURE) or name.rpartition("/")[2].startswith(_SURE):
         return ""
     # An attack that fails leaves distances too large, and shares of images it misleads too small.
     return {"higher": "at most", "lower": "at least"}.get(str(figure.get("better")), "")

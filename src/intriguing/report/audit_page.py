@@ -55,7 +55,7 @@ def build(
         _confusion(document, album),
         _transfer(document),
         _layers(document, numbers, album),
-        _figures(numbers),
+        _figures(numbers, models),
     ]
     return sheet.render(
         "audit.html.j2",
@@ -97,6 +97,7 @@ def _section(ident: str, name: str, title: str, sentence: str, **more: Any) -> d
         "grids": [],
         "specimens": [],
         "numbers": [],
+        "others": [],
         "small": False,
         "origin": None,
         "unmeasured": [],
@@ -205,12 +206,21 @@ def _layers(document: Mapping[str, Any], numbers: Mapping[str, Any], album: imag
     return _section("layers", "Instability", title, sentence, figures=views, grids=grids, bound=False)
 
 
-def _figures(numbers: Mapping[str, Any]) -> dict[str, Any] | None:
-    views = audit_numbers.views(numbers)
-    if not views:
+def _figures(numbers: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    if not numbers:
         return None
+    beginnings = tuple(f"{m.get('name')}/" for m in models[1:])
+    others = {name: figure for name, figure in numbers.items() if name.startswith(beginnings)}
+    own = {name: figure for name, figure in numbers.items() if name not in others}
     sentence = "The names are those that a condition of intriguing gate uses."
-    return _section("figures", "Figures", "Every figure by its name", sentence, numbers=views)
+    return _section(
+        "figures",
+        "Figures",
+        "Every figure by its name",
+        sentence,
+        numbers=audit_numbers.views(own),
+        others=audit_numbers.views(others),
+    )
 
 
 def _checks(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
