@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-_SKIPPED = pytest.StashKey[list[str]]()
+_DATA = "needs image sets"  # the property that marks the reports of such tests
+_skipped: list[str] = []
 
 
 def _data_folder() -> Path | None:
@@ -18,7 +19,6 @@ def _data_folder() -> Path | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_SKIPPED] = []
     # Small nets run many times slower on several contended threads than on one.
     torch.set_num_threads(1)
 
@@ -40,20 +40,26 @@ def _skips_must_fail() -> bool:
 def pytest_runtest_makereport(item: pytest.Item):
     outcome = yield
     report = outcome.get_result()
-    if report.skipped and item.get_closest_marker("data") is not None:
-        item.config.stash[_SKIPPED].append(item.nodeid)
+    if item.get_closest_marker("data") is not None:
+        report.user_properties.append((_DATA, True))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count here, where the reports of all processes arrive when tests run side by side."""
+    if report.skipped and (_DATA, True) in map(tuple, report.user_properties):
+        _skipped.append(report.nodeid)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     passed = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-    if session.config.stash[_SKIPPED] and _skips_must_fail() and passed:
+    if _skipped and _skips_must_fail() and passed:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    skipped = config.stash[_SKIPPED]
-    if skipped and _skips_must_fail():
+    if _skipped and _skips_must_fail():
         terminalreporter.section("skipped tests of data", red=True)
         terminalreporter.line("The run fails: CI is set and INTRIGUING_DATA names a folder, so these tests had to run:")
-        for name in skipped:
+        for name in _skipped:
             terminalreporter.line(f"  {name}")

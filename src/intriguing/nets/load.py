@@ -247,14 +247,14 @@ class Model:
         """
         if batch < 1:
             raise InputError(f"batch must be at least 1, got {batch}")
-        if not isinstance(images, Tensor) or images.ndim < 2 or not len(images):
+        if not isinstance(images, Tensor) or images.ndim < 2:
             got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise InputError(f"images: expected a tensor of at least one image (B, C, H, W) or (B, n), got {got}")
+            raise InputError(f"images: expected a tensor (B, C, H, W) or (B, n), got {got}")
         device, dtype = self.device, self.dtype
         parts: list[Tensor] = []
         done = 0
         with self.frozen():
-            while done < len(images):
+            while done < len(images) or not parts:  # no image at all is a batch too, of no rows
                 part = images[done : done + batch]
                 try:
                     z = self(part.to(device=device, dtype=dtype)).to(images.device)

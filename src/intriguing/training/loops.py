@@ -17,6 +17,7 @@ _DENSE_FEATURES = 4096
 # Problems with fewer entries than this are solved in float64: it costs little there, and the rounding of a
 # float32 loss over few images would end the line search before the gradient is small.
 _DOUBLE_ENTRIES = 20_000_000
+_SUM_ROWS = 2_000  # images whose gradients are summed in single precision
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,10 @@ def _softmax_objective(x: Tensor, labels: Tensor, w: Tensor, rates: Tensor) -> t
     loss = F.nll_loss(log_p, labels) + 0.5 * (rates * w * w).sum()
     residual = log_p.exp_()
     residual.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=torch.float64))
-    gradient = (residual.to(x.dtype).T @ x).double() / len(x) + rates * w
-    return loss.item(), gradient
+    # Parts are summed in float64: one float32 sum over all rows may end above the tolerance on some processors.
+    rows = zip(residual.to(x.dtype).split(_SUM_ROWS), x.split(_SUM_ROWS), strict=True)
+    total = torch.stack([(part.T @ features).double() for part, features in rows]).sum(0)
+    return loss.item(), total / len(x) + rates * w
 
 
 @dataclass(frozen=True)
