@@ -61,8 +61,8 @@ class Streams:
         """
         key = _mixed(self._keys[image] + _mixed(torch.full_like(image, draw + 1) * _GAMMA))
         place = torch.arange(1, count + 1, device=key.device) * _GAMMA
-        # The upper 53 bits; half a step more keeps 0 and 1 out.
-        return ((_mixed(key[:, None] + place) >> 11 & (1 << 53) - 1).double() + 0.5) * 2.0**-53
+        # The upper 52 bits; half a step more, which a double still holds exactly, keeps 0 and 1 out.
+        return ((_mixed(key[:, None] + place) >> 12 & (1 << 52) - 1).double() + 0.5) * 2.0**-52
 
     def normal(self, image: Tensor, count: int, draw: int) -> Tensor:
         """Return standard normal numbers (k, count), float64; see `uniform`."""

@@ -217,7 +217,8 @@ def _history(rows: Rows, step: _Step, qq: Tensor) -> Tensor:
     # else a scale that clips every variable would never be corrected.
     gamma = rows.gamma[:, None].clone()
     rows.gamma.copy_(torch.where(curved & (ss > 0), ss / step.along, rows.gamma))
-    _remember(rows, curved, products[:, 1], ss)
+    new = curved.nonzero().squeeze(1)
+    _remember(rows, new, rows.head[new], products[new, 1], ss[new])
     # H q = gamma q + S R^-T [(D + gamma Y^T Y) R^-1 p - gamma u] - gamma Y R^-1 p, p = S^T q, u = Y^T q
     # (Byrd, Nocedal and Schnabel, 1994, eq. 3.1).
     p, u = products[:, 0, :m], products[:, 0, m:]
@@ -236,31 +237,28 @@ def _history(rows: Rows, step: _Step, qq: Tensor) -> Tensor:
     return torch.bmm(weights[:, None].to(s.dtype), W, out=s[:, None]).squeeze(1)
 
 
-def _remember(rows: Rows, curved: Tensor, products: Tensor, ss: Tensor) -> None:
-    """Take the new pairs of the rows `curved`, which W holds at the places `head`, into the small matrices.
-
-    Every row goes through the same arithmetic, with a zero in place of its one-hot place `e` where it has no new pair:
-    indexing the rows that have one takes five times as long.
-    """
+def _remember(rows: Rows, new: Tensor, head: Tensor, products: Tensor, ss: Tensor) -> None:
+    """Take the new pairs of the rows `new`, which W holds at the places `head`, into the small matrices."""
     m = rows.D.shape[1]
-    e = torch.nn.functional.one_hot(rows.head, m) * curved[:, None].double()
-    products = torch.where(curved[:, None], products, 0.0)
+    each = torch.arange(len(new), device=new.device)
     sy, yy = products[:, :m], products[:, m:]
-    rho, own = (e * sy).sum(1), (e * yy).sum(1)
+    rho, own = sy[each, head], yy[each, head]
+    R_inverse = rows.R_inverse[new]
+    R_inverse[each, head] = 0
+    R_inverse[each, :, head] = 0
+    # [[R, r], [0, rho]]^-1 = [[R^-1, -R^-1 r / rho], [0, 1 / rho]]; row and column `head` of R^-1 are 0 here.
+    column = -_matvec(R_inverse, sy) / rho[:, None]
+    column[each, head] = 1 / rho
     # Rounding in y is about eps |g|; a pair whose curvature on the free variables drowns in it would poison H. Its
     # place then stays empty.
     usable = rho > 64 * torch.finfo(rows.x.dtype).eps * (ss * own).sqrt()
-    others = 1 - e
-    both = others[:, :, None] * others[:, None, :]
-    new = e * usable[:, None]
-    # [[R, r], [0, rho]]^-1 = [[R^-1, -R^-1 r / rho], [0, 1 / rho]]; row and column `head` of R^-1 are 0 here.
-    rows.R_inverse.mul_(both)
-    column = (e - _matvec(rows.R_inverse, sy)) / torch.where(usable, rho, 1.0)[:, None]
-    rows.R_inverse.addcmul_(column[:, :, None], new[:, None, :])
-    rows.YY.mul_(both).addcmul_(e[:, :, None], yy[:, None, :]).addcmul_((others * yy)[:, :, None], e[:, None, :])
-    rows.D.mul_(others).addcmul_(new, rho[:, None])
-    rows.gamma.copy_(torch.where(usable, rho / own, rows.gamma))
-    rows.head.copy_(torch.where(usable, (rows.head + 1) % m, rows.head))
+    R_inverse[each, :, head] = torch.where(usable[:, None], column, 0.0)
+    rows.R_inverse[new] = R_inverse
+    rows.YY[new, head] = yy
+    rows.YY[new, :, head] = yy
+    rows.D[new, head] = torch.where(usable, rho, 0.0)
+    rows.gamma[new] = torch.where(usable, rho / own, rows.gamma[new])
+    rows.head[new] = torch.where(usable, (head + 1) % m, head)
 
 
 def _ended(rows: Rows, qq: Tensor, accepted: Tensor) -> Tensor:

@@ -193,7 +193,7 @@ def _softmax_objective(x: Tensor, labels: Tensor, w: Tensor, rates: Tensor) -> t
     residual = log_p.exp_()
     residual.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=torch.float64))
     # Parts are summed in float64: one float32 sum over all rows may end above the tolerance on some processors.
-    rows = zip(residual.to(x.dtype).split(_SUM_ROWS), x.split(_SUM_ROWS), strict=True)
+    rows = zip(torch.split(residual.to(x.dtype), _SUM_ROWS), torch.split(x, _SUM_ROWS), strict=True)
     total = torch.stack([(part.T @ features).double() for part, features in rows]).sum(0)
     return loss.item(), total / len(x) + rates * w
 
