@@ -56,7 +56,7 @@ def content_hash(value: Any) -> str:
         False
     """
     digest = hashlib.sha256()
-    for part in _parts(value, set()):
+    for part in _parts(value, {}):
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()[:32]
 
@@ -66,17 +66,20 @@ def parameters(model: Model) -> int:
     return sum(p.numel() for p in model.net.parameters()) if isinstance(model.net, nn.Module) else 0
 
 
-def _parts(value: Any, seen: set[int]) -> Iterator[bytes]:
-    """Yield what a value consists of, in an order that does not depend on where it lies in memory."""
+def _parts(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
+    """Yield what a value consists of, in an order that does not depend on where it lies in memory.
+
+    `seen` holds the objects themselves: the address of one that is gone may be that of the next.
+    """
     if id(value) in seen:
         return
     if isinstance(value, torch.Tensor):
         yield from _tensor(value)
     elif isinstance(value, nn.Module):
-        seen.add(id(value))
+        seen[id(value)] = value
         yield from _module(value, seen)
     elif isinstance(value, types.FunctionType | types.MethodType):
-        seen.add(id(value))
+        seen[id(value)] = value
         yield from _function(value, seen)
     elif isinstance(value, _PLAIN):
         yield repr(value).encode()
@@ -92,7 +95,7 @@ def _parts(value: Any, seen: set[int]) -> Iterator[bytes]:
             yield repr(name).encode()
             yield from _parts(value[name], seen)
     else:
-        seen.add(id(value))
+        seen[id(value)] = value
         yield _text(type(value)).encode()
         text = repr(value)
         if " at 0x" not in text:  # where it lies in memory is no part of what it is
@@ -100,7 +103,7 @@ def _parts(value: Any, seen: set[int]) -> Iterator[bytes]:
         yield from _parts(getattr(value, "__dict__", {}), seen)
 
 
-def _module(net: nn.Module, seen: set[int]) -> Iterator[bytes]:
+def _module(net: nn.Module, seen: dict[int, Any]) -> Iterator[bytes]:
     yield repr(net).encode()
     for name, tensor in sorted(net.state_dict().items()):
         yield name.encode()
@@ -118,7 +121,7 @@ def _module(net: nn.Module, seen: set[int]) -> Iterator[bytes]:
         yield text.encode()
 
 
-def _function(function: types.FunctionType | types.MethodType, seen: set[int]) -> Iterator[bytes]:
+def _function(function: types.FunctionType | types.MethodType, seen: dict[int, Any]) -> Iterator[bytes]:
     yield _text(function).encode()
     if isinstance(function, types.MethodType):
         yield from _parts(function.__self__, seen)
