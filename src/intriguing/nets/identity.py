@@ -43,7 +43,7 @@ def model_hash(model: Model, source: str = "") -> str:
         "dtype": str(model.dtype),
     }
     digest.update(json.dumps(facts, sort_keys=True).encode())
-    for part in _parts(model.net, set()):
+    for part in _parts(model.net, {}):
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()[:32]
 
