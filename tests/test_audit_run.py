@@ -55,7 +55,9 @@ def pageless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def start(out: Path, workers: int = 1) -> subprocess.Popen[str]:
     command = [sys.executable, small_audit.__file__, str(out), str(workers)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # One thread as here: the net trains itself when it is built, to other bits on two.
+    one = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=one)
 
 
 def until_finished(process: subprocess.Popen[str], count: int) -> list[str]:
