@@ -1,44 +1,82 @@
 """How tight, how exact, how sound and how fast certificates are; one JSON file for each question.
 
-python benchmarks/certify.py tightness net.pt images.pt --count 1000
-python benchmarks/certify.py exactness net.pt images.pt --count 100
-python benchmarks/certify.py constants net.pt images.pt
+python benchmarks/certify.py tightness --net FC100-100-10 --count 1000
+python benchmarks/certify.py tightness --net penalised --count 1000
+python benchmarks/certify.py exactness --net 784-20-20-10 --count 100
+python benchmarks/certify.py constants --net 784-20-20-10
 python benchmarks/certify.py soundness --count 10000
 
-`net.pt` is a module saved by `torch.save`, `images.pt` a pair (images (N, C, H, W) in [0, 1], labels (N,)).
+The nets are trained here from fixed seeds on MNIST; images are the first test images that a net gets right.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from intriguing import attacks, bounds
+from intriguing import attacks, bounds, data
 from intriguing.nets.load import Model
+from intriguing.records import Inputs
+from intriguing.run.environment import environment
+from intriguing.training import recipes
+from intriguing.training.lipschitz import train_penalised
 
+NETS = ("FC100-100-10", "784-20-20-10", "penalised")
 RESULTS = Path(__file__).parent / "results"
 TESTS = Path(__file__).parents[1] / "tests"
+
+
+def _machine() -> str:
+    found = environment(torch.device("cpu"))
+    return f"{found['cpu']}, {found['cpus']} cores, torch {found['torch']}"
 
 
 def _quantiles(values: torch.Tensor) -> dict[str, float]:
     return {f"q{q}": float(values.quantile(q / 100)) for q in (0, 5, 50, 95, 100)}
 
 
-def _correct(net: torch.nn.Module, images: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    x, y = torch.load(images, weights_only=True)
-    right = (Model(net).predict(x) == y).nonzero().squeeze(1)[:count]
-    return x[right], y[right]
+def _trained(name: str, sets: dict[str, data.ImageSet]) -> nn.Module:
+    """Return a net of `NETS`, trained from a fixed seed."""
+    inputs, test = Inputs(data=sets.__getitem__), sets["test"]
+    if name == "784-20-20-10":
+        return _small(sets["train"])
+    if name == "FC100-100-10":
+        record = recipes.train(inputs, net="FC100-100-10", seed=0)
+    else:
+        record = train_penalised(inputs, seed=0, strength=0.02, decay=[0.001] * 3)
+    return recipes.restore(record, "FC100-100-10", tuple(test.images.shape[1:]), 10)
 
 
-def tightness(net: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int) -> dict[str, object]:
+def _small(train: data.ImageSet) -> nn.Module:
+    """Return a ReLU net small enough for branch and bound."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 10))
+    optimiser = torch.optim.Adam(net.parameters(), lr=2e-3)
+    for _ in range(5):
+        for batch in torch.randperm(len(train.labels)).split(200):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(net(train.images[batch]), train.labels[batch]).backward()
+            optimiser.step()
+    return net.requires_grad_(False).eval()
+
+
+def _correct(net: nn.Module, test: data.ImageSet, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    right = (Model(net).predict(test.images) == test.labels).nonzero().squeeze(1)[:count]
+    return test.images[right], test.labels[right]
+
+
+def tightness(net: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int) -> dict[str, object]:
     """Certified over found, L2, found over all targets."""
-    found = attacks.LBFGS(target="all")(net, x, y).distance
+    found = attacks.Nearest(budget=2000)(net, x, y).distance
     rows: dict[str, object] = {"images": len(x), "found": _quantiles(found)}
+    radii: dict[str, torch.Tensor] = {}
     settings = {
         "product": {"method": "product"},
         "interval": {"method": "interval"},
@@ -49,6 +87,7 @@ def tightness(net: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int
     for name, setting in settings.items():
         began = time.process_time()
         c = bounds.certify(net, x, y, 2, **setting)
+        radii[name] = c.radius
         rows[name] = {
             "ratio": _quantiles(c.radius / found),
             "above found": int((c.radius > found).sum()),
@@ -56,10 +95,12 @@ def tightness(net: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int
             "processor seconds": time.process_time() - began,
             "rounding": _quantiles(c.rounding),
         }
+    optimised, plain = radii[f"crown-optimised, {steps} steps"], radii["crown"]
+    rows["images on which learned slopes are below the default ones"] = int((optimised < plain).sum())
     return rows
 
 
-def exactness(net: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, seconds: float) -> dict[str, object]:
+def exactness(net: nn.Module, x: torch.Tensor, y: torch.Tensor, seconds: float) -> dict[str, object]:
     """Branch and bound to the end, and what the attack makes of it."""
     exact = bounds.exact_distance(net, x, y, 2, seconds=seconds)
     found = attacks.LBFGS(target="all")(net, x, y).distance
@@ -78,7 +119,7 @@ def exactness(net: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, seconds: f
     }
 
 
-def constants(net: torch.nn.Module, x: torch.Tensor) -> dict[str, object]:
+def constants(net: nn.Module, x: torch.Tensor) -> dict[str, object]:
     """Every bound of the Lipschitz constant, with its cost; those that need cvxpy where it is installed."""
     rows: dict[str, object] = {}
     for method in ("ascent", "lipsdp", "lipsdp-layer", "pairs", "product"):
@@ -92,38 +133,59 @@ def constants(net: torch.nn.Module, x: torch.Tensor) -> dict[str, object]:
 
 
 def soundness(count: int) -> dict[str, object]:
-    """Search for adversarial examples inside certified radii of random nets, in both norms."""
+    """Search for adversarial examples inside certified radii of random and trained nets, in both norms."""
     sys.path.insert(0, str(TESTS / "bounds"))
     import soundness as search  # the tests' own search and nets
 
-    triples = caught = round_ = 0
-    x, _ = search.digits(50)
-    while triples < count:
-        for model in search.small_nets(round_).values():
-            y = model.predict(x)
-            for norm in (2, float("inf")):
-                radius = bounds.certify(model, x, y, norm, tolerance=0.02).radius
-                caught += int(search.violations(model, x, y, radius, norm, steps=60, seed=round_).sum())
-                triples += int((radius > 0).sum())
+    triples = {"untrained": 0, "trained": 0}
+    caught = {"random points and gradient ascent": 0, "attacks of the library": 0}
+    closest, round_ = 0.0, 0
+    x, truth = search.digits(50)
+    while sum(triples.values()) < count:
+        for kind in triples:
+            for name, model in search.small_nets(round_).items():
+                if kind == "trained":
+                    if name == "binary":  # ten classes are learnt
+                        continue
+                    model = Model(search.trained(model.net, seed=round_), mean=model.mean, std=model.std)
+                y = truth if kind == "trained" else model.predict(x)
+                for norm in (2.0, math.inf):
+                    radius = bounds.certify(model, x, y, norm, tolerance=0.02).radius
+                    inside = search.violations(model, x, y, radius, norm, steps=60, seed=round_)
+                    caught["random points and gradient ascent"] += int(inside.sum())
+                    attack = attacks.Nearest(budget=180) if norm == 2 else attacks.FMN(norm=math.inf, budget=180)
+                    draw = torch.Generator().manual_seed(round_)
+                    found = attack(model, x, y, generator=draw).size_in(norm)
+                    certified = radius > 0
+                    caught["attacks of the library"] += int((found < radius)[certified].sum())
+                    triples[kind] += int(certified.sum())
+                    ratio = (radius / found)[certified & torch.isfinite(radius)]
+                    closest = max(closest, float(ratio.max()) if len(ratio) else 0.0)
         round_ += 1
-    return {"triples": triples, "adversarial examples inside": caught, "evaluations each": 3 * 60}
+    return {
+        "triples": triples,
+        "adversarial examples inside": caught,
+        "evaluations of each search": 180,
+        "largest radius over distance found": closest,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("question", choices=("tightness", "exactness", "constants", "soundness"))
-    parser.add_argument("net", nargs="?")
-    parser.add_argument("images", nargs="?")
+    parser.add_argument("--net", choices=NETS, default=NETS[0])
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--steps", type=int, default=40, help="of crown-optimised")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each image of exactness")
+    parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(given.threads)
     if given.question == "soundness":
         rows = soundness(given.count)
     else:
-        net = torch.load(given.net, weights_only=False).eval()
-        x, y = _correct(net, given.images, given.count)
+        sets = {split: data.load("mnist", split) for split in ("train", "test")}
+        net = _trained(given.net, sets)
+        x, y = _correct(net, sets["test"], given.count)
         if given.question == "tightness":
             rows = tightness(net, x, y, given.steps)
         elif given.question == "exactness":
@@ -131,7 +193,8 @@ def main() -> None:
         else:
             rows = constants(net, x)
     RESULTS.mkdir(exist_ok=True)
-    name = given.question if given.net is None else f"{given.question}_{Path(given.net).stem}"
+    rows = {"machine": _machine(), "threads": given.threads, **rows}
+    name = given.question if given.question == "soundness" else f"{given.question}_{given.net}"
     (RESULTS / f"certify_{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
     print(json.dumps(rows, indent=1))
 

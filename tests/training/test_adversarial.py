@@ -16,8 +16,8 @@ from intriguing.attacks import PGD
 from intriguing.errors import DataError, InputError, UnknownNameError
 from intriguing.nets.load import Model
 from intriguing.records import Inputs, Record
-from intriguing.training import convolutional
-from intriguing.training.adversarial import DEFENCES, RECIPE, perturbed, train
+from intriguing.training import convolutional, recipes
+from intriguing.training.adversarial import DEFENCES, RECIPE, perturbed, train, train_sigmoid
 from robust_nets import EPS, Split, digits, trained
 
 SMALL: dict[str, Any] = {"channels": [8, 16], "hidden": 32, "seed": 0, "batch": 50}
@@ -46,6 +46,35 @@ def test_l2_training_holds_in_l2() -> None:
     plain, defended = robust(trained("none"), 0.8, 2), robust(trained("pgd", "2", 0.8), 0.8, 2)
     assert defended > plain + 0.15, (plain, defended)
     assert trained("pgd", "2", 0.8).values["norm"] == 2
+
+
+def test_sigmoid_nets_learn_to_hold_in_l2_too() -> None:
+    inputs, test = Inputs(data=digits().__getitem__), digits()["test"]
+    records = [
+        train_sigmoid(inputs, defence=defence, eps=0.8, seed=0, epochs=1, steps=400) for defence in ("none", "pgd")
+    ]
+    held = []
+    for record in records:
+        net = recipes.restore(record, "FC100-100-10", tuple(test.images.shape[1:]), 10)
+        draw = torch.Generator().manual_seed(0)
+        result = PGD(0.8, 2, steps=20)(Model(net), test.images[:150], test.labels[:150], generator=draw)
+        held.append(result.at(0.8).robust_accuracy[0])
+        assert record.values["test_error"] <= 0.15
+    assert held[1] > held[0] + 0.15, held
+    assert records[1].values["defence"] == "pgd"
+    assert (records[1].values["eps"], records[1].values["norm"]) == (0.8, 2)
+
+
+def test_sigmoid_nets_start_as_ordinary_training_starts_them() -> None:
+    inputs = Inputs(data=digits().__getitem__)
+    held = train_sigmoid(inputs, defence="none", eps=1.0, seed=3, epochs=1, steps=1, batch=2000, rate=1e-12)
+    begun = recipes.train(inputs, net="FC100-100-10", seed=3, epochs=1, steps=1, batch=2000, rate=1e-12)
+    for name, tensor in begun.tensors.items():
+        assert torch.allclose(held.tensors[name], tensor, atol=1e-9), name
+    with pytest.raises(InputError, match="eps"):
+        train_sigmoid(inputs, defence="pgd", eps=0.0, seed=0)
+    with pytest.raises(UnknownNameError, match="defence"):
+        train_sigmoid(inputs, defence="prayer", eps=1.0, seed=0)
 
 
 def test_the_record_restores_and_says_what_was_done() -> None:

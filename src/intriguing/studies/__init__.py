@@ -1,7 +1,8 @@
-"""One module per paper: its tables and figures as data, each pointing at the code that computes it."""
+"""One module per paper or question: its tables and figures as data, each pointing at the code that computes it."""
 
+from intriguing.studies.sandwich import SANDWICH
 from intriguing.studies.szegedy2014 import SZEGEDY_2014
 
-STUDIES = {SZEGEDY_2014.name: SZEGEDY_2014}
+STUDIES = {study.name: study for study in (SZEGEDY_2014, SANDWICH)}
 
 __all__ = ["STUDIES"]

@@ -34,7 +34,7 @@ from intriguing.floating import denormals_flushed
 from intriguing.nets.convolutional import convnet
 from intriguing.nets.load import Model
 from intriguing.records import Images, Inputs, Record
-from intriguing.training import loops
+from intriguing.training import loops, sigmoid
 from intriguing.training.convolutional import RECIPES
 
 NET = "ConvNet"
@@ -142,6 +142,56 @@ def train(
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     return Record(values=values, tensors=tensors)
+
+
+def train_sigmoid(
+    inputs: Inputs,
+    *,
+    net: str = "FC100-100-10",
+    defence: str,
+    eps: float,
+    norm: float | str = 2,
+    seed: int,
+    learn: str = "train",
+    **hyper: Any,
+) -> Record:
+    """Train a net of sigmoid layers by (1); a cell function.
+
+    The initial weights and the order of images are those of `recipes.train` with the same seed.
+
+    Args:
+        inputs: ``data(learn)`` is learnt, ``data("test")`` only measured.
+        net: a key of `nets.NETS` whose recipe is ``"sigmoid"``.
+        defence: a key of `DEFENCES`.
+        eps: largest size of the changes, in pixel units; not used by ``"none"``.
+        norm: 2 or inf (also as ``"inf"``, which a file of settings can hold).
+        seed: decides the initial weights, the order of images and the random starts.
+        learn: the split that is learnt.
+        **hyper: replaces entries of `RECIPE` or of ``DEFENCES[defence]``; those of a ConvNet's size have no effect.
+
+    Returns:
+        The record of `sigmoid.finish`, with ``defence``, ``eps``, ``norm``, ``loss``, ``epochs`` and ``recipe``.
+
+    Raises:
+        UnknownNameError: no such net or defence.
+        InputError: a net without hidden layers of sigmoid units, or a setting that is unknown or out of range.
+
+    Example:
+        record = train_sigmoid(inputs, defence="pgd", eps=1.5, seed=0)
+        record.values["test_error"]
+    """
+    recipe = _settings(defence, hyper)
+    norm = check_norm(float(norm))
+    if not eps > 0:
+        raise InputError(f"eps: expected a number above 0, got {eps!r}")
+    training = sigmoid.begin(inputs, net, seed, learn)
+    whole = Model(training.module, name=net)
+    with denormals_flushed():
+        epochs, loss = _learn(
+            whole, training.x, training.labels, recipe, eps, norm, training.generator, inputs.progress
+        )
+    values = {"defence": defence, "eps": eps, "norm": norm, "loss": loss, "epochs": epochs, "recipe": recipe}
+    return sigmoid.finish(inputs, training, values)
 
 
 def perturbed(
