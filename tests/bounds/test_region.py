@@ -26,12 +26,13 @@ def _exact(a: np.ndarray, x: np.ndarray, eps: float, norm: float) -> float:
 
 
 @pytest.mark.parametrize("norm", [2, math.inf])
-@pytest.mark.parametrize("eps", [0.0, 1e-3, 0.3, 1.5, 100.0])
-def test_least_values_of_linear_forms_over_ball_and_box(norm, eps):
+@pytest.mark.parametrize("eps", [0.0, 1e-3, 0.3, 0.9, 1.5, 100.0])
+@pytest.mark.parametrize("pixels", [3, 30, 784])
+def test_least_values_of_linear_forms_over_ball_and_box(norm, eps, pixels):
     draw = torch.Generator().manual_seed(1)
-    x = torch.rand(4, 30, generator=draw, dtype=torch.float64)
+    x = torch.rand(4, pixels, generator=draw, dtype=torch.float64)
     x[:, ::2] = x[:, ::2].round()
-    A = torch.randn(4, 5, 30, generator=draw, dtype=torch.float64)
+    A = torch.randn(4, 5, pixels, generator=draw, dtype=torch.float64)
     A[0, 0] = 0
     region = ball(x, torch.full((4,), eps, dtype=torch.float64), norm, (0.0, 1.0))
     found, lost = region.minimum(A, torch.zeros(4, 5, dtype=torch.float64))
@@ -39,9 +40,8 @@ def test_least_values_of_linear_forms_over_ball_and_box(norm, eps):
         for s in range(5):
             exact = _exact(A[b, s].numpy(), x[b].numpy(), eps, norm)
             assert found[b, s] <= exact + 1e-9
-            # Two steps towards the multiplier leave most where many pixels reach the box.
-            assert found[b, s] >= exact - 1e-2 * max(eps, 1e-3) * float(A[b, s].norm()) - 1e-9
-    assert (lost < 1e-10).all()
+            assert found[b, s] >= exact - 3e-3 * max(eps, 1e-3) * float(A[b, s].norm()) - 1e-9
+    assert (lost < 1e-8).all()
 
 
 @pytest.mark.parametrize("norm", [2, math.inf])
@@ -53,8 +53,8 @@ def test_forms_that_look_at_few_pixels_are_gathered_without_a_change(norm):
     region = ball(x, torch.tensor([0.1, 0.5, 2.0]).double(), norm, (0.0, 1.0))
     gathered, _ = region.minimum(A, torch.zeros(1, 6, dtype=torch.float64))
     whole, _ = region.minimum(A.expand(3, -1, -1), torch.zeros(1, 6, dtype=torch.float64))
-    # Multipliers are searched in single precision, whose sums depend on their order.
-    torch.testing.assert_close(gathered, whole, rtol=1e-5, atol=1e-6)
+    # Multipliers are searched in single precision, whose sums depend on their order, and so may the last step.
+    torch.testing.assert_close(gathered, whole, rtol=1e-3, atol=1e-6)
 
 
 def test_the_derivative_is_that_of_the_minimum():

@@ -190,7 +190,8 @@ class _Search:
             live = ((radius > 0) & torch.isfinite(radius)).nonzero().squeeze(1)
             if len(live):
                 learner = Learner(self.graph, self.x[live], self.forms[live], self.norm, self.box)
-                radius[live], lost = learner.run(radius[live], steps)
+                learned, lost = learner.run(radius[live], steps)
+                radius[live] = torch.where(learned >= cap[live], math.inf, learned)  # the ball holds all of the box
                 self.lost[live] = torch.where(lost >= 0, lost, self.lost[live])
                 self.evaluations[live] += steps
         return radius, self.lost, self.evaluations
