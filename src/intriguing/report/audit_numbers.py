@@ -13,6 +13,11 @@ from intriguing.report import format as fmt
 _TITLES = {
     "clean_accuracy": "clean accuracy",
     "median_l2": "median distance, L2",
+    "certified_l2": "median certified radius, L2",
+    "certified_linf": "median certified radius, Linf",
+    "tightness_l2": "certified over found, L2",
+    "tightness_linf": "certified over found, Linf",
+    "certified": "certified at all",
     "p05_l2": "5th percentile, L2",
     "mean_l2": "mean distance, L2",
     "median_linf": "median distance, Linf",
@@ -26,9 +31,13 @@ _TITLES = {
     "lipschitz_product": "product of the layers’ bounds",
 }
 # The strip that opens the page.
-_OPENING = ("clean_accuracy", "median_l2", "p05_l2", "transfer", "queries_mean")
+_OPENING = (
+    "clean_accuracy", "median_l2", "certified_l2", "certified_linf", "p05_l2", "transfer", "queries_mean",
+)  # fmt: skip
 # What masked gradients leave as it is: no attack has to succeed for these.
-_SURE = ("clean_", "noise_", "queries_", "lipschitz_", "certified_", "seconds")
+_SURE = ("clean_", "noise_", "queries_", "lipschitz_", "certified", "seconds")
+# What an attack that fails makes smaller than it is.
+_LESS = ("tightness_",)
 _SHARES = ("share", "fraction", "percent", "per cent", "%")
 
 
@@ -99,9 +108,10 @@ def views(figures: Mapping[str, Any]) -> list[NumberView]:
 def title(name: str) -> str:
     """Return what a reader calls a figure."""
     known = _TITLES.get(name)
-    if known is None and name.startswith("robust_accuracy_") and "@" in name:
-        norm, _, radius = name.removeprefix("robust_accuracy_").partition("@")
-        return f"robust accuracy at {fmt.clean(norm).capitalize()} {fmt.clean(radius)}"
+    kind, _, rest = name.partition("_accuracy_")
+    if known is None and kind in ("robust", "certified") and "@" in rest:
+        norm, _, radius = rest.partition("@")
+        return f"{kind} accuracy at {fmt.clean(norm).capitalize()} {fmt.clean(radius)}"
     return known or fmt.clean(name).replace("_", " ")
 
 
@@ -164,5 +174,7 @@ def _bound(name: str, figure: Mapping[str, Any]) -> str:
     # With several models a name begins with the model's.
     if name.startswith(_SURE) or name.rpartition("/")[2].startswith(_SURE):
         return ""
+    if name.rpartition("/")[2].startswith(_LESS):
+        return "at least"
     # An attack that fails leaves distances too large, and shares of images it misleads too small.
     return {"higher": "at most", "lower": "at least"}.get(str(figure.get("better")), "")
