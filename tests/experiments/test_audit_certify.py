@@ -72,6 +72,9 @@ class _Raising(nn.Module):
         (Model(_Raising()), ["tensors only"]),
         (Model(lambda x: x.flatten(1)), ["is a function, whose operations cannot be seen"]),
         (Model(nn.Flatten(), gradients=False), ["gives no gradients"]),
+        (Model(nn.Sequential(nn.Flatten(), nn.Softmax(1)), answers="probabilities"), ["answers probabilities"]),
+        (Model(nn.Flatten(), size=4), ["resizes images to 4 x 4"]),
+        (Model(nn.Flatten(), bgr=True), ["reorders the channels"]),
         (Model(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).half()), ["float16"]),
     ],
 )

@@ -218,6 +218,18 @@ def test_what_is_proved_needs_no_trust_and_the_ratio_is_then_a_lower_bound():
     assert "Upper bounds that cannot be trusted." in _body(html, "ends")
 
 
+def test_a_contradicted_certificate_is_shown_as_one_that_may_not_be_quoted():
+    document, records, _ = sample_audit.certified()
+    document |= {"curves": [], "classes": [], "confusion": None, "transfer": None}
+    sentence = "For 1 of 500 images a certificate reaches beyond an example that was found."
+    check = {"name": "certificates and examples", "state": "red", "value": 1.0, "n": 500, "sentence": sentence}
+    html = audit_page.build(document | {"trust": [check]}, records)
+    assert sentence in re.search(r'<section id="verdict".*?</section>', html, re.DOTALL)[0]
+    strip = re.search(r'<dl class="strip.*?</dl>', html, re.DOTALL)[0]
+    assert "perhaps 0.203" in strip
+    assert "lower bound: no attack whatever" not in html
+
+
 def test_certificates_that_are_damaged_or_empty_leave_the_page_standing():
     document, records, _ = sample_audit.certified()
     document |= {"curves": [], "classes": [], "confusion": None, "transfer": None}

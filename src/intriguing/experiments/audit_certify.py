@@ -53,17 +53,28 @@ def check(model: Model, images: Tensor, *, method: str, norm: float) -> None:
         ModelError: the net cannot be certified; the path of the operation that stands in the way, and what to do.
     """
     advice = "Leave --certify out (certify=False) to audit it by attacks alone"
-    if "gradients" not in model.capabilities:
-        raise ModelError(
-            f"certify: {model.name} gives no gradients, so its operations cannot be seen, and what cannot be seen "
-            f"cannot be certified. {advice}, or give the net as a torch module."
-        )
     x = images[:1]
+    reason = _unseen(model, x)
+    if reason:
+        raise ModelError(f"certify: {model.name} {reason}. {advice}.")
     try:
         # From its own answer, whatever its label: of an image it gets wrong nothing would be bounded.
         certify(model, x, model.predict(x), norm, method=method, tolerance=0.5, steps=1)
     except (InputError, ModelError) as error:
         raise ModelError(f"certify: no certificate by {method}: {error}. {advice}.") from error
+
+
+def _unseen(model: Model, x: Tensor) -> str:
+    """Return what a model does that no operation of its net shows; empty if there is nothing."""
+    if "gradients" not in model.capabilities:
+        return "gives no gradients, so its operations cannot be seen, and what cannot be seen cannot be certified"
+    if model.answers != "logits":
+        return f"answers {model.answers}; certificates bound logits, so give the net without its last step"
+    if model.size is not None and tuple(x.shape[2:]) != tuple(model.size):
+        return f"resizes images to {model.size[0]} x {model.size[1]}, which has no bound; give images of that size"
+    if model.bgr:
+        return "reorders the channels, for which there is no bound; put a net around it that takes RGB"
+    return ""
 
 
 def certify_shard(

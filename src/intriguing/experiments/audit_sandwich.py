@@ -74,7 +74,7 @@ def contradictions(gathered: Mapping[str, Gathered], positions: Sequence[int], n
             "this folder."
         )
         return _check("red", float(wrong), images, sentence)
-    sentence = f"No certificate reaches as far as an example that was found, for any of {images} images."
+    sentence = f"No certificate reaches beyond an example that was found, for any of {images} images."
     return _check("green", 0.0, images, sentence)
 
 

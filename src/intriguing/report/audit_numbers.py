@@ -52,7 +52,8 @@ class NumberView:
         unit: in words, nothing for shares.
         meaning: one sentence.
         control: the control's name and value, or nothing.
-        bound: ``at most`` or ``at least`` where an attack that failed would only leave a bound; else nothing.
+        bound: ``at most`` or ``at least`` where an attack that failed would only leave a bound, ``perhaps`` where a
+            certificate is contradicted; else nothing.
     """
 
     name: str
@@ -66,12 +67,13 @@ class NumberView:
     bound: str
 
 
-def view(name: str, figure: Mapping[str, Any]) -> NumberView:
+def view(name: str, figure: Mapping[str, Any], *, contradicted: bool = False) -> NumberView:
     """Return one figure of the document as text.
 
     Args:
         name: its name.
         figure: its value, ``n``, ends of the interval, unit, meaning, control.
+        contradicted: a certificate reaches beyond an example, so that what is certified is no bound either.
 
     Example:
         >>> view("found", {"value": 0.998, "n": 500, "low": 0.988, "high": 1.0, "unit": "share"}).value
@@ -91,18 +93,20 @@ def view(name: str, figure: Mapping[str, Any]) -> NumberView:
         unit="" if unit in ("percent", "ratio", "seconds") else stated,
         meaning=fmt.prose(figure.get("meaning") or ""),
         control=_control(figure.get("control"), unit, places),
-        bound=_bound(name, figure),
+        bound="perhaps" if contradicted and _certified(name) else _bound(name, figure),
     )
 
 
-def opening(figures: Mapping[str, Any]) -> list[NumberView]:
-    """Return the figures that open the page, those of them that the run holds."""
-    return [view(name, figures[name]) for name in _OPENING if isinstance(figures.get(name), Mapping)]
+def opening(figures: Mapping[str, Any], *, contradicted: bool = False) -> list[NumberView]:
+    """Return the figures that open the page, those of them that the run holds; see `view`."""
+    return views({name: figures[name] for name in _OPENING if name in figures}, contradicted=contradicted)
 
 
-def views(figures: Mapping[str, Any]) -> list[NumberView]:
-    """Return all figures, in the document's order."""
-    return [view(name, figure) for name, figure in figures.items() if isinstance(figure, Mapping)]
+def views(figures: Mapping[str, Any], *, contradicted: bool = False) -> list[NumberView]:
+    """Return all figures, in the document's order; see `view`."""
+    return [
+        view(name, figure, contradicted=contradicted) for name, figure in figures.items() if isinstance(figure, Mapping)
+    ]
 
 
 def title(name: str) -> str:
@@ -168,6 +172,10 @@ def _interval(low: float | None, high: float | None, unit: fmt.Unit, places: int
     """Return an interval; nothing where both ends are written alike."""
     text = fmt.interval(low, high, unit, places)
     return "" if fmt.number(low, unit, places) == fmt.number(high, unit, places) else text
+
+
+def _certified(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(("certified", *_LESS))
 
 
 def _bound(name: str, figure: Mapping[str, Any]) -> str:

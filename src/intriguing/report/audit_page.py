@@ -16,6 +16,7 @@ from intriguing.report import audit_pictures as pictures
 from intriguing.report import format as fmt
 
 _MEGABYTE = 1_000_000
+_CONTRADICTION = "certificates and examples"  # the check that is red where a certificate reaches beyond an example
 _DRAWN = 4  # models whose layers are drawn; the tables hold all
 # State of a check -> style class, which also names its mark; the worst first.
 _STATES = {"red": "alarm", "amber": "direction", "did not run": "none", "green": "agrees"}
@@ -47,6 +48,7 @@ def build(
     numbers = _part(document, "figures")
     checks = _checks(document.get("trust") or ())
     doubts = documents.doubts(document)
+    contradicted = any(c["name"] == _CONTRADICTION and c["state"] == "red" for c in checks)
     shown = audit_gallery.rows(records, len(document.get("fragile") or ()), _box(models))
     album = images.Album(image_budget, shown)
     sections = [
@@ -57,7 +59,7 @@ def build(
         _confusion(document, album),
         _transfer(document),
         _layers(document, numbers, album),
-        _figures(numbers, models),
+        _figures(numbers, models, contradicted),
     ]
     return sheet.render(
         "audit.html.j2",
@@ -66,7 +68,7 @@ def build(
         trusted=not doubts,
         certified=bool(_part(document, "certificates")),
         reasons=[fmt.prose(reason) for reason in doubts],
-        strip=audit_numbers.opening(numbers),
+        strip=audit_numbers.opening(numbers, contradicted=contradicted),
         facts=_facts(run, models),
         checks=checks,
         tally=_tally(checks),
@@ -243,7 +245,9 @@ def _entries(given: object) -> list[Mapping[str, Any]]:
     return [entry for entry in given if isinstance(entry, Mapping)] if isinstance(given, list | tuple) else []
 
 
-def _figures(numbers: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _figures(
+    numbers: Mapping[str, Any], models: Sequence[Mapping[str, Any]], contradicted: bool
+) -> dict[str, Any] | None:
     if not numbers:
         return None
     beginnings = tuple(f"{m.get('name')}/" for m in models[1:])
@@ -255,8 +259,8 @@ def _figures(numbers: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) ->
         "Figures",
         "Every figure by its name",
         sentence,
-        numbers=audit_numbers.views(own),
-        others=audit_numbers.views(others),
+        numbers=audit_numbers.views(own, contradicted=contradicted),
+        others=audit_numbers.views(others, contradicted=contradicted),
     )
 
 
