@@ -52,8 +52,8 @@ def band(given: Mapping[str, Any]) -> dict[str, Any]:
         "title": "",
         "caption": "Solid, below: the share of all images that are answered rightly whatever happens within the "
         f"{norm} distance, by proof. Dashed, above: the share for which no attack found an example within it. The "
-        "truth lies in the band. A better proof lifts its lower edge, a better attack lowers the upper one. "
-        f"n {size}.",
+        "truth lies in the band. A better proof lifts its lower edge, a better attack lowers the upper one."
+        f"{' On this axis equal widths are equal ratios.' if log else ''} n {size}.",
         "x": f"distance, {norm}, in pixel units",
         "y": "share of images right within the distance",
         "log_x": log,
@@ -191,12 +191,7 @@ def _curve(model: Mapping[str, Any], norm: str) -> dict[str, Any]:
 def reading(given: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     """Say in words what the band shows."""
     held, short = models(given), norm_of(given).lower()
-    ratios = [
-        documents.number(figure, "value")
-        for k, model in enumerate(held)
-        for figure in [figures.get(("" if k == 0 else f"{model.get('name', '')}/") + f"tightness_{short}")]
-        if isinstance(figure, Mapping)
-    ]
+    ratios = [_figure(figures, held, k, f"tightness_{short}") for k in range(len(held))]
     first = (
         "For every image the distance to the nearest mistake is unknown, but it has two ends: no change smaller than "
         "the certified radius alters the answer, and the example found shows one that does."
@@ -207,12 +202,28 @@ def reading(given: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     if len(held) > 1 and len(known) == len(held):
         best = max(range(len(held)), key=lambda k: known[k] or 0.0)
         names = [fmt.clean(model.get("name", "")) for model in held]
+        radii = [_figure(figures, held, k, f"certified_{short}") for k in range(len(held))]
         ways = [f"{_percent(ratio)} of the way for {name}" for ratio, name in zip(known, names, strict=True)]
         return (
             f"{first} The narrower its band, the more is known of a model: the proof reaches "
-            f"{_listed(ways)} (medians), the farthest for {names[best]}."
+            f"{_listed(ways)} (medians), the farthest for {names[best]}.{_farthest(names, radii)}"
         )
     return first
+
+
+def _figure(figures: Mapping[str, Any], held: Sequence[Mapping[str, Any]], place: int, name: str) -> float | None:
+    """Return the value of a model's figure; None where there is none."""
+    figure = figures.get(name if place == 0 else f"{held[place].get('name', '')}/{name}")
+    return documents.number(figure, "value") if isinstance(figure, Mapping) else None
+
+
+def _farthest(names: Sequence[str], radii: Sequence[float | None]) -> str:
+    """Say which model has the largest certified radius."""
+    known = [(radius, name) for radius, name in zip(radii, names, strict=True) if fmt.finite(radius) is not None]
+    if not known:
+        return ""
+    radius, name = max(known, key=lambda pair: pair[0] or 0.0)
+    return f" The largest radius, {_length(radius)} in the median, is proved for {name}."
 
 
 def _percent(value: float | None) -> str:

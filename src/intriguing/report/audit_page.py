@@ -223,9 +223,10 @@ def _layers(document: Mapping[str, Any], numbers: Mapping[str, Any], album: imag
         "A layer can lengthen a change of its input at most by its bound. This needs no attack, so one that fails "
         "leaves it as it is."
     )
+    of = f" of {fmt.clean(models[0].get('name', ''))}" if len(models) > 1 else ""
     if product:
         sentence += (
-            f" The product of all bounds is {product.value.rstrip('×')}: the whole net stretches no change further."
+            f" The product of all bounds{of} is {product.value.rstrip('×')}: the whole net stretches no change further."
         )
     if any(documents.number(entry, "gain") is not None for entry in given):
         sentence += (
@@ -236,6 +237,7 @@ def _layers(document: Mapping[str, Any], numbers: Mapping[str, Any], album: imag
     views = [
         figures.drawn(picture, f"layers-bounds{i or ''}", {}, album) for i, (picture, _) in enumerate(drawn[:_DRAWN])
     ]
+    views = [view | {"repeats": i > 0} for i, view in enumerate(views)]  # what holds for all is said once
     grids = [tables.grid(table, f"layers-table{i or ''}") for i, (_, table) in enumerate(drawn)]
     return _section("layers", "Instability", title, sentence, figures=views, grids=grids, bound=False)
 

@@ -19,7 +19,7 @@ from intriguing.report.svg import COLOURS
 
 MODELS = ("model1", "model2", "model3", "model4")  # colours; further models begin again
 _DASH = (0, (5, 2.2))
-_ROOM = 96  # pixels that the words in a band need
+_ROOM = 78  # pixels that the words in a band need
 _LETTER = 6.3
 
 Map = Callable[[float], float]
