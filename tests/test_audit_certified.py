@@ -237,3 +237,12 @@ def subject(file: Path, name: str) -> nn.Module:
     net = sources.load(f"{file}:{name}").net
     assert isinstance(net, nn.Module)
     return net
+
+
+def test_every_column_and_key_is_documented(whole: tuple[auditing.Outcome, list[tuple[str, str]]]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "results-json.md").read_text()
+    document = whole[0].document
+    (model,) = document["certificates"]["models"]
+    names = [*table(whole[0]), *document["certificates"], *model, *model["quantiles"], *model["layers"][0]]
+    names += [*model["methods"][0], *(name for name in whole[0].figures if "certified" in name and "@" not in name)]
+    assert [name for name in names if f"`{name}`" not in page] == []
