@@ -1,4 +1,4 @@
-"""A small audit for tests to run, stop and damage: ``python small_audit.py OUT WORKERS`` prints each step."""
+"""A small audit for tests to run, stop and damage: ``python small_audit.py OUT WORKERS [METHOD]`` prints each step."""
 
 from __future__ import annotations
 
@@ -43,6 +43,16 @@ NET = '''
         for parameter in net.parameters():
             parameter.data.zero_()
         return net
+
+
+    class Sorted(nn.Module):
+        def forward(self, x):
+            return x.sort(1).values
+
+
+    def unbounded():
+        net = build()
+        return nn.Sequential(net[0], Sorted(), *net[1:])
 '''
 OPTIONS: dict[str, Any] = {"attacks": ["lbfgs"], "images": 40, "budget": 60, "shard_images": 8}
 
@@ -61,13 +71,13 @@ def audit(out: Path, models: Any, **options: Any) -> auditing.Outcome:
 
 def main() -> None:
     """Run it."""
-    out, workers = Path(sys.argv[1]), int(sys.argv[2])
+    out, workers, certify = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else False
 
     def told(event: Event) -> None:
         sys.stdout.write(f"{event.kind} {event.label}\n")
         sys.stdout.flush()
 
-    audit(out, f"{out.parent / 'net.py'}:build", workers=workers, progress=told)
+    audit(out, f"{out.parent / 'net.py'}:build", workers=workers, certify=certify, progress=told)
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ def pageless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("intriguing.report.audit_page.build", lambda *parts, **more: "<!doctype html>")
 
 
-def start(out: Path, workers: int = 1) -> subprocess.Popen[str]:
-    command = [sys.executable, small_audit.__file__, str(out), str(workers)]
+def start(out: Path, workers: int = 1, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, small_audit.__file__, str(out), str(workers), *more]
     # One thread as here: the net trains itself when it is built, to other bits on two.
     one = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=one)

@@ -61,7 +61,15 @@ Norm = Annotated[str | None, typer.Option(help="1, 2 or inf, for attacks that kn
 Target = Annotated[
     str | None, typer.Option(help="Wrong class to reach: nearest, random, all or top-K.", show_default=False)
 ]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes (by default one per core).", show_default=False)]
 Std = Annotated[str | None, typer.Option(help="Divides them afterwards, likewise.", show_default=False)]
+
+
+Certify = Annotated[bool, typer.Option("--certify", help="Prove a radius within which no change of an image counts.")]
+CertifyMethod = Annotated[
+    str | None, typer.Option(help="crown (by default), crown-optimised, product or interval.", show_default=False)
+]
+Fresh = Annotated[bool, typer.Option("--fresh/--resume", help="Compute everything again, or reuse what is finished.")]
 
 
 def _version(wanted: bool) -> None:
@@ -89,9 +97,7 @@ def reproduce(
     images: Annotated[int, typer.Option(help="Training images to attack.")] = 256,
     nets: Annotated[int, typer.Option(help="Sigmoid nets trained per recipe, each from its own seed.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    size: Annotated[
-        int | None, typer.Option(help="Side in pixels, for images of unequal size.", show_default=False)
-    ] = None,
+    size: Size = None,
     photographs: Annotated[
         str | None,
         typer.Option(help="Colour photographs for the large nets (by default grocery, if found).", show_default=False),
@@ -103,12 +109,8 @@ def reproduce(
     ] = None,
     data_dir: DataDir = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes (by default one per core).", show_default=False)
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh/--resume", help="Compute everything again, or reuse what is finished.")
-    ] = False,
+    workers: Workers = None,
+    fresh: Fresh = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -168,9 +170,7 @@ def doctor(
     box: Box = None,
     mean: Mean = None,
     std: Std = None,
-    size: Annotated[
-        int | None, typer.Option(help="Side in pixels, for images of unequal size.", show_default=False)
-    ] = None,
+    size: Size = None,
     expect_accuracy: Annotated[
         float | None, typer.Option(help="The share you believe it gets right, 0 to 1.", show_default=False)
     ] = None,
@@ -251,6 +251,8 @@ def audit(
     eps: Eps = None,
     norm: Norm = None,
     target: Target = None,
+    certify: Certify = False,
+    certify_method: CertifyMethod = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     size: Size = None,
     box: Box = None,
@@ -258,12 +260,8 @@ def audit(
     std: Std = None,
     data_dir: DataDir = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes (by default one per core).", show_default=False)
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh/--resume", help="Attack everything again, or reuse what is finished.")
-    ] = False,
+    workers: Workers = None,
+    fresh: Fresh = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -293,6 +291,7 @@ def audit(
             out=out,
             data_dir=data_dir,
             workers=workers,
+            certify=certify_method or certify,
             fresh=fresh,
             progress=progress,
             on_damage=lambda damage: _errors.print(f"Computed again: {escape(str(damage))}"),
@@ -442,8 +441,9 @@ def _audited(outcome: object) -> None:
     from intriguing.auditing import Outcome
 
     assert isinstance(outcome, Outcome)
-    for name in ("clean_accuracy", "found", "median_l2", "median_l2_8bit"):
-        entry = outcome.figures[name]
+    certified = ("certified_l2", "tightness_l2", "certified_linf", "tightness_linf")  # in one norm, if at all
+    known = [n for n in ("clean_accuracy", "found", "median_l2", "median_l2_8bit", *certified) if n in outcome.figures]
+    for name, entry in ((name, outcome.figures[name]) for name in known):
         interval = f"{entry['value']:.4g} [{entry['low']:.4g}, {entry['high']:.4g}]"
         _out.print(f"{name:15} {interval} ({entry['unit']}, n = {entry['n']})", markup=False)
     _out.print(f"report   {escape(str(outcome.report))}")

@@ -17,6 +17,9 @@ def pages(tmp_path_factory):
         document, records, distances = sample_audit.sample(red=red)
         document["run"]["models"][0]["source"] = f"{'very-long-' * 12}path/net.py:build"
         report.write(folder / f"{name}.html", audit_page.build(document, records, distances=distances))
+    for name, others in (("one", ()), ("three", ("penalised by its norms", "trained on adversarial examples"))):
+        document, records, distances = sample_audit.certified(*others)
+        report.write(folder / f"{name}.html", audit_page.build(document, records, distances=distances))
     return folder
 
 
@@ -32,7 +35,7 @@ def browser(tmp_path_factory):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 390, 1280])
 def test_the_page_never_scrolls_sideways_complains_or_calls_out(browser, pages, width, scheme):
-    for name in ("good", "bad"):
+    for name in ("good", "bad", "one", "three"):
         path = pages / f"{name}.html"
         browser.open(path, width, scheme=scheme)
         assert browser.evaluate("document.documentElement.scrollWidth") == width

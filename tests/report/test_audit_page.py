@@ -132,7 +132,7 @@ def test_checks_stand_with_state_number_and_sentence_the_worst_first(bad):
 
 
 def test_labels_names_and_paths_are_shown_and_never_run():
-    document, records, distances = sample_audit.sample(red=True)
+    document, records, distances = sample_audit.certified("other", red=True)
 
     def poisoned(value):
         if isinstance(value, dict):
@@ -153,6 +153,91 @@ def test_labels_names_and_paths_are_shown_and_never_run():
     assert "{{ 7*7 }}" in html
     embedded = re.search(r"<script type=\"application/json\" id=\"results\">(.*?)</script>", html, re.DOTALL)[1]
     assert json.loads(embedded)["run"]["models"][0]["name"] == f"digits_net{_EVIL}"
+
+
+@pytest.fixture(scope="module")
+def both() -> str:
+    document, records, distances = sample_audit.certified("penalised", "adversarial")
+    return audit_page.build(document, records, distances=distances)
+
+
+def _body(html: str, ident: str) -> str:
+    return re.search(rf'<section id="{ident}".*?</section>', html, re.DOTALL)[0]
+
+
+def test_both_ends_come_first_as_a_picture_with_its_table_and_what_a_proof_costs(both, good):
+    assert 'id="ends"' not in good
+    assert "lower bound: no attack whatever finds one nearer" not in good
+    assert "lower bound: no attack whatever finds one nearer" in _text(both)
+    sections = re.findall(r'<section id="(\w+)" class="exhibit">', both)
+    assert sections[0] == "ends"
+    body = _body(both, "ends")
+    assert body.index('id="ends-band"') < body.index('id="ends-cells"') < body.index('id="ends-cost"')
+    text = _text(body)
+    assert "the proof reaches 52% of the way for digits_net, 52% of the way for penalised and 52%" in text
+    assert "The largest radius, 0.203 in the median, is proved for digits_net." in text
+    assert "0.203 0.190–0.220" in text
+    assert "◇ control &thinsp;0.0510" in text
+    assert "by the product of the layers’ norms alone" in text
+    assert "left out: crown alone took more than 60 s" in text
+    assert "Both ends of penalised, quantiles" in text
+    # A colour of its own for each model, in the band as in the costs; the drawing names no other.
+    for colour in ("model1", "model2", "model3"):
+        assert body.count(f"var(--{colour})") > 4
+    assert "var(--model4)" not in body
+
+
+def test_of_one_model_the_band_is_a_picture_whose_parts_are_named():
+    document, records, _ = sample_audit.certified()
+    document |= {"curves": [], "classes": [], "confusion": None, "transfer": None}
+    html = audit_page.build(document, records)
+    body = _body(html, "ends")
+    for word in ("proved", "nobody knows", "found"):
+        assert f">{word}</text>" in body
+    assert "For half of the images the proof reaches 52% of the way or more." in _text(body)
+    assert "median certified radius, L2" in re.search(r'<dl class="strip.*?</dl>', html, re.DOTALL)[0]
+    assert "proved</dt> <dd>" in html
+
+
+def test_layers_stand_with_bound_gain_and_share_those_that_lose_most_first(both):
+    body = _body(both, "layers")
+    text = _text(body)
+    assert "those on top lose most" in text
+    assert "features.0, convolution: 55%" in body
+    assert "The layers of adversarial as numbers" in text
+    assert "bound / gain share of the looseness features.0 convolution 4.31 2.1 2.052 55.0%" in text
+
+
+def test_what_is_proved_needs_no_trust_and_the_ratio_is_then_a_lower_bound():
+    document, records, _ = sample_audit.certified(red=True)
+    document |= {"curves": [], "classes": [], "confusion": None, "transfer": None}
+    html = audit_page.build(document, records)
+    figures = {view.name: view.bound for view in audit_numbers.views(document["figures"])}
+    assert (figures["certified_l2"], figures["certified"], figures["median_l2"]) == ("", "", "at most")
+    assert figures["tightness_l2"] == "at least"
+    assert audit_numbers.title("certified_accuracy_linf@8/255") == "certified accuracy at Linf 8/255"
+    assert "Upper bounds that cannot be trusted." in _body(html, "ends")
+
+
+def test_a_contradicted_certificate_is_shown_as_one_that_may_not_be_quoted():
+    document, records, _ = sample_audit.certified()
+    document |= {"curves": [], "classes": [], "confusion": None, "transfer": None}
+    sentence = "For 1 of 500 images a certificate reaches beyond an example that was found."
+    check = {"name": "certificates and examples", "state": "red", "value": 1.0, "n": 500, "sentence": sentence}
+    html = audit_page.build(document | {"trust": [check]}, records)
+    assert sentence in re.search(r'<section id="verdict".*?</section>', html, re.DOTALL)[0]
+    strip = re.search(r'<dl class="strip.*?</dl>', html, re.DOTALL)[0]
+    assert "perhaps 0.203" in strip
+    assert "lower bound: no attack whatever" not in html
+
+
+def test_certificates_that_are_damaged_or_empty_leave_the_page_standing():
+    document, records, _ = sample_audit.certified()
+    document |= {"curves": [], "classes": [], "confusion": None, "transfer": None}
+    model = document["certificates"]["models"][0]
+    for broken in ({}, {"models": []}, {"models": [{"name": "a"}]}, {"models": [{**model, "radii": [0.0]}]}):
+        html = audit_page.build(document | {"certificates": broken}, records)
+        assert ('id="ends"' in html) == bool(broken.get("models"))
 
 
 def test_the_json_twin_is_the_document(good):

@@ -35,6 +35,8 @@ _TYPES = {
     "confidence": pa.float64(),
     "model": pa.string(),
     "fooled_by_noise": pa.bool_(),
+    "certified": pa.float64(),
+    "certified_product": pa.float64(),
 }
 
 
@@ -69,7 +71,8 @@ def writing(path: Path, receivers: Sequence[str], *, scratch: Path) -> Iterator[
                 count = len(rows["attack"])
                 # The attacks of a shard stand one after another, each with all images in order.
                 columns = {**rows, "index": list(positions) * (count // len(positions)), "model": [model] * count}
-                file.write_table(pa.table({name: columns[name] for name in types}, schema=schema))
+                nothing = [None] * count  # certificates that were not asked for
+                file.write_table(pa.table({name: columns.get(name, nothing) for name in types}, schema=schema))
 
             yield write
         os.replace(temporary, path)

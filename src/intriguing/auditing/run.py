@@ -5,24 +5,25 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from intriguing import documents
 from intriguing.attacks.base import Attack
+from intriguing.auditing import certificates
 from intriguing.auditing import rows as rows_file
 from intriguing.auditing import workers as processes
+from intriguing.auditing.command import DEFAULT_BUDGET, command
 from intriguing.auditing.options import attacks_of, takes
+from intriguing.auditing.parts import parts as document_parts
 from intriguing.auditing.shards import (
     DataSource,
     Done,
     Piece,
     Reader,
     Task,
-    in_box,
     panel,
     pieces,
     shard,
@@ -30,25 +31,20 @@ from intriguing.auditing.shards import (
     text_of,
 )
 from intriguing.auditing.subjects import Given, Subject, Values, subjects
+from intriguing.auditing.watch import Tell, Watch
 from intriguing.data import ImageSet
 from intriguing.data.stream import Stream, of
 from intriguing.errors import InputError, StoreError
-from intriguing.experiments import audit_summary as summary
 from intriguing.experiments.audit_summary import Gathered
 from intriguing.records import Record
 from intriguing.report import audit_page, page
-from intriguing.rng import generator
 from intriguing.run import results as results_document
 from intriguing.run.environment import environment
-from intriguing.run.events import Event
 from intriguing.run.execute import default_workers
 from intriguing.store import Damage, Store
 
 SCHEMA = 1
 TRUSTWORTHY = "trustworthy"
-DEFAULT_BUDGET = 2000  # passes per image and attack: what the nearest examples of most nets take
-
-_Tell = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
@@ -100,8 +96,9 @@ def audit(
     workers: int | None = None,
     threads: int = 1,
     shard_images: int | None = None,
+    certify: bool | str = False,
     fresh: bool = False,
-    progress: _Tell | None = None,
+    progress: Tell | None = None,
     on_damage: Callable[[Damage], None] | None = None,
 ) -> Outcome:
     """Attack images of a set and write what it came to, with a verdict on whether to trust it.
@@ -133,12 +130,16 @@ def audit(
             for those on a CPU, else one.
         threads: Torch threads of each; last digits may depend on it.
         shard_images: images attacked and kept together; None: at most 200, fewer of large ones.
-        fresh: attack all images again.
+        certify: beside what is found, certify each image: a radius within which nothing changes the answer, in L2, or
+            in Linf for ``norm=inf``. True, or a method of `bounds.certify` (True: ``"crown"``). An audit that has run
+            without is certified by the same call with it, and attacks nothing again.
+        fresh: attack and certify all images again.
         progress: told of every step.
         on_damage: told of damaged shards, which are computed again.
 
     Raises:
-        IntriguingError: models or images that cannot be used, options no attack has, a folder that is not a run.
+        IntriguingError: models or images that cannot be used, models that cannot be certified, options no attack has,
+            a folder that is not a run.
 
     Example:
         >>> outcome = audit("my_model.py:build", "digits", images=100, out="runs/v1")
@@ -157,7 +158,10 @@ def audit(
         seed,
         shard_size(stream.shape) if shard_images is None else shard_images,
         threads,
+        certificates.method_of(certify, worst_norm),
     )
+    if task.certify:
+        certificates.check(task, stream)
     settings = {
         "attacks": list(known),
         "parameters": {name: repr(attack) for name, attack in known.items()},
@@ -168,6 +172,7 @@ def audit(
         "target": target,
         "size": size,
         "seed": seed,
+        **({"certify": task.certify} if task.certify else {}),
     }
     run: dict[str, Any] = {
         "kind": "audit",
@@ -175,13 +180,14 @@ def audit(
         "environment": environment(given[0].model.device),
         "seeds": {"run": seed},
         "hashes": {"model": given[0].hash},
-        "command": _command(given, source, stream, settings, device, data_dir, out),
+        "command": command(given, source, stream, settings, device, data_dir, out),
         "models": [subject.facts() for subject in given],
         "data": {"name": stream.name, "split": stream.split, "n": len(stream), "classes": list(stream.classes)},
     }
     folder = Path(out)
-    watch = _Watch(progress, len(pieces(stream, task)) + len(given))
-    count = _workers(workers, source, given, watch.cells)
+    watch = Watch(progress, len(pieces(stream, task)) + len(given) * (2 if task.certify else 1))
+    # Certificates are quick beside attacks: no reason for another process.
+    count = _workers(workers, source, given, len(pieces(stream, replace(task, certify=None))) + len(given))
     with Store(folder, on_damage=on_damage) as store:
         if "study" in store.run:
             raise StoreError(f"{folder} holds a run of `intriguing reproduce`; name another folder with --out")
@@ -192,7 +198,8 @@ def audit(
         gathered, image_hashes = _gather(folder, store, task, stream, fresh and count == 1, watch)
         run["hashes"]["data"] = hashlib.sha256("".join(image_hashes).encode()).hexdigest()[:32]
         checks, seconds = _checks(store, task, stream, fresh, watch)
-        parts, tensors = _parts(task, gathered, checks, stream, known, eps, norm)
+        sampled = _sampled(store, task, stream, fresh, watch)
+        parts, tensors = document_parts(task, gathered, checks, stream, known, eps, norm, sampled)
         run["time"] = {"seconds": watch.seconds + seconds}
         record = Record(values=parts, tensors=tensors)
         key = _key(run, parts)
@@ -239,42 +246,8 @@ def is_audit(folder: str | os.PathLike[str]) -> bool:
         return store.run.get("kind") == "audit"
 
 
-class _Watch:
-    """Counts shards and makes the events."""
-
-    def __init__(self, progress: _Tell | None, cells: int) -> None:
-        self.cells, self.seconds = cells, 0.0
-        self._told = progress or (lambda event: None)
-        self._complete: set[str] = set()
-
-    def started(self, label: str, worker: int = 0) -> None:
-        self._told(Event("started", "", label, len(self._complete), self.cells, worker=worker))
-
-    def advanced(self, label: str, done: float, total: float, worker: int = 0) -> None:
-        self._told(Event("advanced", "", label, len(self._complete), self.cells, done, total, worker))
-
-    def finished(self, label: str, seconds: float | None, worker: int = 0) -> None:
-        if label in self._complete:  # a worker made it, and it is read now
-            return
-        self._complete.add(label)
-        kind: Any = "reused" if seconds is None else "finished"
-        self._told(Event(kind, "", label, len(self._complete), self.cells, worker=worker, seconds=seconds or 0.0))
-
-    def step(self, step: processes.Step) -> None:
-        if step.kind == "started":
-            self.started(step.label, step.worker)
-        elif step.kind == "advanced":
-            self.advanced(step.label, step.done, step.total, step.worker)
-        else:
-            self.finished(step.label, step.seconds, step.worker)
-
-    def took(self, done: Done) -> None:
-        """Count what a shard cost, in this run or in an earlier one."""
-        self.seconds += float(done.record.values["seconds"])
-
-
 def _in_workers(
-    store: Store, task: Task, given: Sequence[Subject], source: DataSource, count: int, fresh: bool, watch: _Watch
+    store: Store, task: Task, given: Sequence[Subject], source: DataSource, count: int, fresh: bool, watch: Watch
 ) -> None:
     sources = {subject.name: subject.source for subject in given}
     orders = [
@@ -288,6 +261,7 @@ def _in_workers(
             seed=task.seed,
             size=task.size,
             threads=task.threads,
+            certify=task.certify,
             fresh=fresh,
             worker=worker,
             workers=count,
@@ -298,7 +272,7 @@ def _in_workers(
 
 
 def _gather(
-    folder: Path, store: Store, task: Task, stream: Stream, fresh: bool, watch: _Watch
+    folder: Path, store: Store, task: Task, stream: Stream, fresh: bool, watch: Watch
 ) -> tuple[dict[str, Gathered], list[str]]:
     """Go through all shards, computing those that are missing; write the rows; return what the summary needs."""
     gathered = {name: Gathered(task.norm) for name in task.models}
@@ -306,30 +280,34 @@ def _gather(
     read = Reader(stream, task.models[first].box)
     hashes: list[str] = []
     with rows_file.writing(folder / "rows.parquet", list(task.receivers), scratch=store.scratch()) as write:
-        for piece in pieces(stream, task):
-            done = _shard(store, task, piece, read, fresh, watch)
+        for piece in pieces(stream, replace(task, certify=None)):
+            record = _shard(store, task, piece, read, fresh, watch).record
+            if task.certify:
+                beside = _shard(store, task, replace(piece, certified=True), read, fresh, watch)
+                record = certificates.joined(record, beside.record)
             positions = stream.positions[piece.start : piece.stop].tolist()
-            write(done.record.rows, positions, piece.model)
-            gathered[piece.model].add(done.record, positions)
+            write(record.rows, positions, piece.model)
+            gathered[piece.model].add(record, positions)
             if piece.model == first:
-                hashes += done.record.rows["image_hash"][: len(positions)]
+                hashes += record.rows["image_hash"][: len(positions)]
     return gathered, hashes
 
 
-def _shard(store: Store, task: Task, piece: Piece, read: Reader, fresh: bool, watch: _Watch) -> Done:
+def _shard(store: Store, task: Task, piece: Piece, read: Reader, fresh: bool, watch: Watch) -> Done:
     images, labels = read(piece)
     watch.started(piece.label)
 
     def advance(done: float, total: float) -> None:
         watch.advanced(piece.label, done, total)
 
-    done = shard(store, task, piece, images, labels, fresh=fresh, advance=advance)
+    make = certificates.shard if piece.certified else shard
+    done = make(store, task, piece, images, labels, fresh=fresh, advance=advance)
     watch.finished(piece.label, done.seconds)
     watch.took(done)
     return done
 
 
-def _checks(store: Store, task: Task, stream: Stream, fresh: bool, watch: _Watch) -> tuple[list[dict[str, Any]], float]:
+def _checks(store: Store, task: Task, stream: Stream, fresh: bool, watch: Watch) -> tuple[list[dict[str, Any]], float]:
     """Return the trust panel of every model, and the seconds they took."""
     checks: list[dict[str, Any]] = []
     seconds = 0.0
@@ -344,48 +322,21 @@ def _checks(store: Store, task: Task, stream: Stream, fresh: bool, watch: _Watch
     return checks, seconds
 
 
-def _parts(
-    task: Task,
-    gathered: Mapping[str, Gathered],
-    checks: list[dict[str, Any]],
-    stream: Stream,
-    attacks: Mapping[str, Attack],
-    eps: float | None,
-    norm: float | None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the document without `run`, and the tensors of the fragile images."""
-    (subject, first), *others = gathered.items()
-    model = task.models[subject]
-    low, high = model.box
-    K = model.logits(in_box(stream.piece(0, 1), model.box)).shape[1]
-    classes = [*stream.classes, *(f"class {label}" for label in range(len(stream.classes), K))]
-    extra = None if eps is None else (eps, math.inf if norm == math.inf else 2.0)
+def _sampled(store: Store, task: Task, stream: Stream, fresh: bool, watch: Watch) -> dict[str, Record]:
+    """Return what every method of certifying makes of a few images, by model; nothing where none was asked for."""
+    found: dict[str, Record] = {}
+    for name in task.models if task.certify else ():
+        label = certificates.sample_label(name)
+        watch.started(label)
 
-    def figures(name: str, rows: Gathered) -> dict[str, dict[str, Any]]:
-        draw = generator(f"audit/bootstrap/{name}", task.seed)
-        return summary.figures(rows, draw, extra=extra, width=high - low)
+        def advance(done: float, total: float, label: str = label) -> None:
+            watch.advanced(label, done, total)
 
-    found = figures("subject", first) | summary.pooled_transfer(gathered)
-    bounds, product, note = summary.layers(model, stream.shape)
-    found |= product
-    for name, rows in others:
-        found |= {f"{name}/{figure}": entry for figure, entry in figures(name, rows).items()}
-    nearest, tensors = summary.fragile(first, classes)
-    norms = {name: float(getattr(attack, "norm", 2)) for name, attack in attacks.items()}
-    accuracy = {name: summary.accuracy(rows) for name, rows in gathered.items()}
-    parts = {
-        "verdict": summary.verdict(checks, accuracy, K),
-        "trust": checks,
-        "figures": found,
-        "curves": summary.curves(first, norms),
-        "confusion": summary.confusion(first, classes),
-        "classes": summary.by_class(first, classes, generator("audit/bootstrap/classes", task.seed)),
-        "fragile": nearest,
-        "transfer": summary.transfer(gathered),
-        "layers": bounds,
-        "layers_note": note,
-    }
-    return parts, tensors
+        done = certificates.sample(store, task, name, stream, fresh=fresh, advance=advance)
+        watch.finished(label, done.seconds)
+        watch.took(done)
+        found[name] = done.record
+    return found
 
 
 def _write(folder: Path, run: Mapping[str, Any], record: Record, distances: Mapping[str, Sequence[float]]) -> Outcome:
@@ -435,39 +386,3 @@ def _workers(asked: int | None, source: DataSource | None, given: Sequence[Subje
 def _key(run: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
     text = repr((run["settings"], run["hashes"], run["models"], parts["verdict"]))
     return f"audit-{hashlib.sha256(text.encode()).hexdigest()[:26]}"
-
-
-def _command(
-    given: Sequence[Subject],
-    source: DataSource | None,
-    stream: Stream,
-    settings: Mapping[str, Any],
-    device: str | None,
-    data_dir: str | os.PathLike[str] | None,
-    out: str | os.PathLike[str],
-) -> str:
-    """Return the command line that makes the run again, defaults left out; empty for what has none."""
-    if source is None or any(subject.source is None for subject in given):
-        return ""
-    words = ["intriguing", "audit"]
-    for subject in given:
-        assert subject.source is not None
-        words += ["--model", subject.source.spec]
-        words += ["--weights", subject.source.weights] if subject.source.weights else []
-    first = given[0].source
-    assert first is not None
-    for name, value in (("box", first.box), ("mean", first.mean), ("std", first.std)):
-        if value is not None:
-            words += [f"--{name}", ",".join(f"{v:g}" for v in value) if isinstance(value, Sequence) else f"{value:g}"]
-    words += ["--data", stream.name, "--split", stream.split]
-    words += [] if source.images is None else ["--images", str(source.images)]
-    for attack in settings["attacks"]:
-        words += ["--attack", attack]
-    for name in ("budget", "eps", "norm", "target", "size"):
-        value = settings[name]
-        if value is not None and (name, value) != ("budget", DEFAULT_BUDGET):
-            words += [f"--{name}", str(value)]
-    words += ["--seed", str(settings["seed"])] if settings["seed"] else []
-    words += ["--data-dir", os.fspath(data_dir)] if data_dir is not None else []
-    words += ["--device", device] if device not in (None, "cpu") else []
-    return shlex.join([*words, "--out", os.fspath(out)])

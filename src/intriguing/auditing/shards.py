@@ -69,6 +69,7 @@ class Task:
         seed: of everything random.
         size: images per shard.
         threads: Torch threads; last digits may depend on it.
+        certify: the method by which the images are certified too; None: not at all.
     """
 
     models: Mapping[str, Model]
@@ -78,6 +79,7 @@ class Task:
     seed: int
     size: int
     threads: int = 1
+    certify: str | None = None
 
     @property
     def receivers(self) -> Mapping[str, Model]:
@@ -87,16 +89,18 @@ class Task:
 
 @dataclass(frozen=True)
 class Piece:
-    """A shard: the images `start` to `stop` - 1 of the stream, for one model."""
+    """A shard: the images `start` to `stop` - 1 of the stream, for one model, to be attacked or to be certified."""
 
     model: str
     start: int
     stop: int
+    certified: bool = False
 
     @property
     def label(self) -> str:
         """What a progress line calls it."""
-        return f"{self.model}, images {self.start + 1} to {self.stop}"
+        what = "certificates of images" if self.certified else "images"
+        return f"{self.model}, {what} {self.start + 1} to {self.stop}"
 
 
 @dataclass(frozen=True)
@@ -114,9 +118,15 @@ def shard_size(shape: Sequence[int]) -> int:
 
 
 def pieces(images: Stream, task: Task) -> list[Piece]:
-    """Return the shards in order: the models one after another for each range of images."""
+    """Return the shards in order: the models one after another for each range of images; then those to certify."""
     starts = range(0, len(images), task.size)
-    return [Piece(name, at, min(at + task.size, len(images))) for at in starts for name in task.models]
+    kinds = (False, True) if task.certify else (False,)
+    return [
+        Piece(name, at, min(at + task.size, len(images)), certified)
+        for certified in kinds
+        for at in starts
+        for name in task.models
+    ]
 
 
 class Reader:
@@ -171,7 +181,7 @@ def shard(
             progress=throttled(advance),
         )
 
-    return _cell(store, spec, compute, label=piece.label, fresh=fresh, task=task, model=model)
+    return cell(store, spec, compute, label=piece.label, fresh=fresh, task=task, model=model)
 
 
 def panel(store: Store, task: Task, name: str, images: Stream, *, fresh: bool, advance: Advance) -> Done:
@@ -202,7 +212,7 @@ def panel(store: Store, task: Task, name: str, images: Stream, *, fresh: bool, a
         checks = trust.panel(model, pixels, labels, result=result, generator=generator("audit/trust", task.seed))
         return Record(values={"checks": [dataclasses.asdict(check) for check in checks]})
 
-    return _cell(store, spec, compute, label=f"{name}, trust panel", fresh=fresh, task=task, model=model)
+    return cell(store, spec, compute, label=f"{name}, trust panel", fresh=fresh, task=task, model=model)
 
 
 def _spec(task: Task, name: str, images: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -222,7 +232,7 @@ def _spec(task: Task, name: str, images: Tensor, labels: Tensor) -> dict[str, An
     }
 
 
-def _cell(
+def cell(
     store: Store,
     spec: Mapping[str, Any],
     compute: Callable[[], Record],
@@ -232,6 +242,17 @@ def _cell(
     task: Task,
     model: Model,
 ) -> Done:
+    """Return a record from the store, or compute and store it.
+
+    Args:
+        store: opened to write, or to join.
+        spec: all that the record depends on.
+        compute: makes it.
+        label: what a progress line calls it.
+        fresh: make it in any case.
+        task: whose threads are used.
+        model: on whose device it is made.
+    """
     key = hashlib.sha256(json.dumps(spec, sort_keys=True, allow_nan=False).encode()).hexdigest()[:32]
     found = None if fresh else store.get(key)
     if found is not None:

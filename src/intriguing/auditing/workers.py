@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from intriguing.attacks.base import Attack
+from intriguing.auditing import certificates
 from intriguing.auditing.shards import DataSource, Reader, Task, pieces, shard
 from intriguing.auditing.subjects import Source, reload
 from intriguing.errors import IntriguingError
@@ -51,7 +52,8 @@ class Order:
         seed: likewise.
         size: likewise.
         threads: likewise.
-        fresh: attack shards that are there too.
+        certify: likewise.
+        fresh: make shards that are there too.
         worker: its number, from 0.
         workers: how many there are.
     """
@@ -65,6 +67,7 @@ class Order:
     seed: int
     size: int
     threads: int
+    certify: str | None
     fresh: bool
     worker: int
     workers: int
@@ -165,7 +168,7 @@ def main(channel: int) -> None:
 def _serve(order: Order, send: Callable[[Step], None]) -> None:
     images = order.data.open()
     models = {name: reload(source, order.hashes[name]) for name, source in order.sources.items()}
-    task = Task(models, order.hashes, order.attacks, order.norm, order.seed, order.size, order.threads)
+    task = Task(models, order.hashes, order.attacks, order.norm, order.seed, order.size, order.threads, order.certify)
     read = Reader(images, next(iter(models.values())).box)
     with Store(order.store, mode="join") as store:
         for piece in pieces(images, task)[order.worker :: order.workers]:
@@ -174,7 +177,8 @@ def _serve(order: Order, send: Callable[[Step], None]) -> None:
             def advance(done: float, total: float, label: str = piece.label) -> None:
                 send(Step("advanced", order.worker, label, done=done, total=total))
 
-            made = shard(store, task, piece, *read(piece), fresh=order.fresh, advance=advance)
+            make = certificates.shard if piece.certified else shard
+            made = make(store, task, piece, *read(piece), fresh=order.fresh, advance=advance)
             send(Step("finished", order.worker, piece.label, key=made.key, seconds=made.seconds))
 
 

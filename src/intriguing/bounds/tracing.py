@@ -47,7 +47,7 @@ def trace(model: Model, shape: Sequence[int], device: torch.device) -> Graph:
             # The tracer looks inside the outermost module, whatever it is.
             twin = nn.Sequential(twin) if module_rule(twin) is not None else twin
             traced = fx.GraphModule(twin, _Tracer().trace(twin))
-        except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+        except Exception as error:  # the forward is the user's, and runs here on what is no tensor
             raise ModelError(
                 f"{model.name}: its forward cannot be followed ({error}); certificates need one without branches "
                 "on values, made of modules and tensor operations"

@@ -27,7 +27,7 @@ NOISE = "answers changed by noise of the same L2 norm"
 _SIZES = {1.0: "distance_l1", 2.0: "distance", math.inf: "distance_linf"}
 _HELD = (
     "label", "target", "status", *_SIZES.values(), "distance_8bit", "survives_8bit", "forwards", "backwards",
-    "fooled_by_noise",
+    "fooled_by_noise", "certified", "certified_product",
 )  # fmt: skip
 _RADII = 41  # points of a curve
 _REACH = 0.98  # a curve ends where so many of the examples found lie nearer
@@ -218,6 +218,7 @@ def fragile(gathered: Gathered, classes: Sequence[str]) -> tuple[list[dict[str, 
             "top_after": named(row["after"]),
             "queries": row["forwards"] + row["backwards"],
             "phase": row["phase"],
+            **({"certified": row["certified"]} if "certified" in row else {}),
         }
         for row, _, _ in gathered.fragile
     ]

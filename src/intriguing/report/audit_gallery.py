@@ -84,6 +84,7 @@ def _specimen(
         "facts": [
             ("L2", _length(documents.number(entry, "distance"))),
             ("Linf", _length(documents.number(entry, "distance_linf"))),
+            *([("proved", _length(documents.number(entry, "certified")))] if "certified" in entry else []),
             ("queries", fmt.count(entry.get("queries"))),
             ("8 bits", fmt.MISSING if survives is None else "survives" if survives else "dies"),
         ],

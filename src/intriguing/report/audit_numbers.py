@@ -13,6 +13,11 @@ from intriguing.report import format as fmt
 _TITLES = {
     "clean_accuracy": "clean accuracy",
     "median_l2": "median distance, L2",
+    "certified_l2": "median certified radius, L2",
+    "certified_linf": "median certified radius, Linf",
+    "tightness_l2": "certified over found, L2",
+    "tightness_linf": "certified over found, Linf",
+    "certified": "certified at all",
     "p05_l2": "5th percentile, L2",
     "mean_l2": "mean distance, L2",
     "median_linf": "median distance, Linf",
@@ -26,9 +31,13 @@ _TITLES = {
     "lipschitz_product": "product of the layers’ bounds",
 }
 # The strip that opens the page.
-_OPENING = ("clean_accuracy", "median_l2", "p05_l2", "transfer", "queries_mean")
+_OPENING = (
+    "clean_accuracy", "median_l2", "certified_l2", "certified_linf", "p05_l2", "transfer", "queries_mean",
+)  # fmt: skip
 # What masked gradients leave as it is: no attack has to succeed for these.
-_SURE = ("clean_", "noise_", "queries_", "lipschitz_", "certified_", "seconds")
+_SURE = ("clean_", "noise_", "queries_", "lipschitz_", "certified", "seconds")
+# What an attack that fails makes smaller than it is.
+_LESS = ("tightness_",)
 _SHARES = ("share", "fraction", "percent", "per cent", "%")
 
 
@@ -43,7 +52,8 @@ class NumberView:
         unit: in words, nothing for shares.
         meaning: one sentence.
         control: the control's name and value, or nothing.
-        bound: ``at most`` or ``at least`` where an attack that failed would only leave a bound; else nothing.
+        bound: ``at most`` or ``at least`` where an attack that failed would only leave a bound, ``perhaps`` where a
+            certificate is contradicted; else nothing.
     """
 
     name: str
@@ -57,12 +67,13 @@ class NumberView:
     bound: str
 
 
-def view(name: str, figure: Mapping[str, Any]) -> NumberView:
+def view(name: str, figure: Mapping[str, Any], *, contradicted: bool = False) -> NumberView:
     """Return one figure of the document as text.
 
     Args:
         name: its name.
         figure: its value, ``n``, ends of the interval, unit, meaning, control.
+        contradicted: a certificate reaches beyond an example, so that what is certified is no bound either.
 
     Example:
         >>> view("found", {"value": 0.998, "n": 500, "low": 0.988, "high": 1.0, "unit": "share"}).value
@@ -82,26 +93,29 @@ def view(name: str, figure: Mapping[str, Any]) -> NumberView:
         unit="" if unit in ("percent", "ratio", "seconds") else stated,
         meaning=fmt.prose(figure.get("meaning") or ""),
         control=_control(figure.get("control"), unit, places),
-        bound=_bound(name, figure),
+        bound="perhaps" if contradicted and _certified(name) else _bound(name, figure),
     )
 
 
-def opening(figures: Mapping[str, Any]) -> list[NumberView]:
-    """Return the figures that open the page, those of them that the run holds."""
-    return [view(name, figures[name]) for name in _OPENING if isinstance(figures.get(name), Mapping)]
+def opening(figures: Mapping[str, Any], *, contradicted: bool = False) -> list[NumberView]:
+    """Return the figures that open the page, those of them that the run holds; see `view`."""
+    return views({name: figures[name] for name in _OPENING if name in figures}, contradicted=contradicted)
 
 
-def views(figures: Mapping[str, Any]) -> list[NumberView]:
-    """Return all figures, in the document's order."""
-    return [view(name, figure) for name, figure in figures.items() if isinstance(figure, Mapping)]
+def views(figures: Mapping[str, Any], *, contradicted: bool = False) -> list[NumberView]:
+    """Return all figures, in the document's order; see `view`."""
+    return [
+        view(name, figure, contradicted=contradicted) for name, figure in figures.items() if isinstance(figure, Mapping)
+    ]
 
 
 def title(name: str) -> str:
     """Return what a reader calls a figure."""
     known = _TITLES.get(name)
-    if known is None and name.startswith("robust_accuracy_") and "@" in name:
-        norm, _, radius = name.removeprefix("robust_accuracy_").partition("@")
-        return f"robust accuracy at {fmt.clean(norm).capitalize()} {fmt.clean(radius)}"
+    kind, _, rest = name.partition("_accuracy_")
+    if known is None and kind in ("robust", "certified") and "@" in rest:
+        norm, _, radius = rest.partition("@")
+        return f"{kind} accuracy at {fmt.clean(norm).capitalize()} {fmt.clean(radius)}"
     return known or fmt.clean(name).replace("_", " ")
 
 
@@ -160,9 +174,15 @@ def _interval(low: float | None, high: float | None, unit: fmt.Unit, places: int
     return "" if fmt.number(low, unit, places) == fmt.number(high, unit, places) else text
 
 
+def _certified(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(("certified", *_LESS))
+
+
 def _bound(name: str, figure: Mapping[str, Any]) -> str:
     # With several models a name begins with the model's.
     if name.startswith(_SURE) or name.rpartition("/")[2].startswith(_SURE):
         return ""
+    if name.rpartition("/")[2].startswith(_LESS):
+        return "at least"
     # An attack that fails leaves distances too large, and shares of images it misleads too small.
     return {"higher": "at most", "lower": "at least"}.get(str(figure.get("better")), "")

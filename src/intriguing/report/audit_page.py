@@ -11,11 +11,13 @@ from typing import Any
 
 from intriguing import documents
 from intriguing.records import Record
-from intriguing.report import audit_gallery, audit_numbers, embed, figures, images, sheet, tables
+from intriguing.report import audit_ends, audit_gallery, audit_numbers, embed, figures, images, sheet, tables
 from intriguing.report import audit_pictures as pictures
 from intriguing.report import format as fmt
 
 _MEGABYTE = 1_000_000
+_CONTRADICTION = "certificates and examples"  # the check that is red where a certificate reaches beyond an example
+_DRAWN = 4  # models whose layers are drawn; the tables hold all
 # State of a check -> style class, which also names its mark; the worst first.
 _STATES = {"red": "alarm", "amber": "direction", "did not run": "none", "green": "agrees"}
 
@@ -46,24 +48,27 @@ def build(
     numbers = _part(document, "figures")
     checks = _checks(document.get("trust") or ())
     doubts = documents.doubts(document)
+    contradicted = any(c["name"] == _CONTRADICTION and c["state"] == "red" for c in checks)
     shown = audit_gallery.rows(records, len(document.get("fragile") or ()), _box(models))
     album = images.Album(image_budget, shown)
     sections = [
+        _ends(document, numbers, album),
         _curves(document, album),
         _distances(document, numbers, distances or {}, album),
         _fragile(document, shown, album),
         _confusion(document, album),
         _transfer(document),
         _layers(document, numbers, album),
-        _figures(numbers, models),
+        _figures(numbers, models, contradicted),
     ]
     return sheet.render(
         "audit.html.j2",
         title=audit_numbers.listed([fmt.clean(m.get("name", "")) for m in models]) or "A model",
         about=_about(run),
         trusted=not doubts,
+        certified=bool(_part(document, "certificates")),
         reasons=[fmt.prose(reason) for reason in doubts],
-        strip=audit_numbers.opening(numbers),
+        strip=audit_numbers.opening(numbers, contradicted=contradicted),
         facts=_facts(run, models),
         checks=checks,
         tally=_tally(checks),
@@ -92,6 +97,7 @@ def _part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _section(ident: str, name: str, title: str, sentence: str, **more: Any) -> dict[str, Any]:
     """Return a section as the template takes it; ``bound``: its numbers rest on attacks that may have failed."""
     empty: dict[str, Any] = {
+        "lead": [],
         "table": None,
         "figures": [],
         "grids": [],
@@ -103,6 +109,22 @@ def _section(ident: str, name: str, title: str, sentence: str, **more: Any) -> d
         "unmeasured": [],
     }
     return {**empty, "ident": ident, "name": name, "title": title, "sentence": sentence, "bound": True, **more}
+
+
+def _ends(document: Mapping[str, Any], numbers: Mapping[str, Any], album: images.Album) -> dict[str, Any] | None:
+    given = _part(document, "certificates")
+    if not audit_ends.models(given):
+        return None
+    return _section(
+        "ends",
+        "Both ends",
+        "What is proved, what was found, and what lies between",
+        audit_ends.reading(given, numbers),
+        lead=[figures.drawn(audit_ends.band(given), "ends-band", {}, album)],
+        table=tables.table("both ends", "ends", audit_ends.cells(given, numbers), {}),
+        figures=[figures.drawn(audit_ends.cost(given), "ends-cost", {}, album)],
+        grids=[tables.grid(table, f"ends-table-{i + 1}") for i, table in enumerate(audit_ends.tables(given))],
+    )
 
 
 def _curves(document: Mapping[str, Any], album: images.Album) -> dict[str, Any] | None:
@@ -182,12 +204,16 @@ def _transfer(document: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _layers(document: Mapping[str, Any], numbers: Mapping[str, Any], album: images.Album) -> dict[str, Any] | None:
-    given = [entry for entry in document.get("layers") or () if isinstance(entry, Mapping)]
+    given = _entries(document.get("layers"))
     title = "Where a small change can grow"
     note = fmt.prose(document.get("layers_note") or "")
     if not given:
         return _section("layers", "Instability", title, note, bound=False) if note else None
-    picture, table = pictures.layers(given)
+    drawn = [pictures.layers(given)]
+    models = audit_ends.models(_part(document, "certificates"))
+    if len(models) > 1:
+        # Of several models each is told apart by its name.
+        drawn = [pictures.layers(_entries(m.get("layers")), fmt.clean(m.get("name", ""))) for m in models]
     product = (
         audit_numbers.view("lipschitz_product", numbers["lipschitz_product"])
         if "lipschitz_product" in numbers
@@ -197,16 +223,33 @@ def _layers(document: Mapping[str, Any], numbers: Mapping[str, Any], album: imag
         "A layer can lengthen a change of its input at most by its bound. This needs no attack, so one that fails "
         "leaves it as it is."
     )
+    of = f" of {fmt.clean(models[0].get('name', ''))}" if len(models) > 1 else ""
     if product:
         sentence += (
-            f" The product of all bounds is {product.value.rstrip('×')}: the whole net stretches no change further."
+            f" The product of all bounds{of} is {product.value.rstrip('×')}: the whole net stretches no change further."
         )
-    views = [figures.drawn(picture, "layers-bounds", {}, album)]
-    grids = [tables.grid(table, "layers-table")]
+    if any(documents.number(entry, "gain") is not None for entry in given):
+        sentence += (
+            " On the images nearest to a mistake, changed as the examples found change them, each layer stretches "
+            "less. The logarithms of bound over gain add up to all that this product gives away, so each layer has its "
+            "share of it: those on top lose most."
+        )
+    views = [
+        figures.drawn(picture, f"layers-bounds{i or ''}", {}, album) for i, (picture, _) in enumerate(drawn[:_DRAWN])
+    ]
+    views = [view | {"repeats": i > 0} for i, view in enumerate(views)]  # what holds for all is said once
+    grids = [tables.grid(table, f"layers-table{i or ''}") for i, (_, table) in enumerate(drawn)]
     return _section("layers", "Instability", title, sentence, figures=views, grids=grids, bound=False)
 
 
-def _figures(numbers: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _entries(given: object) -> list[Mapping[str, Any]]:
+    """Return the objects of a list in the document."""
+    return [entry for entry in given if isinstance(entry, Mapping)] if isinstance(given, list | tuple) else []
+
+
+def _figures(
+    numbers: Mapping[str, Any], models: Sequence[Mapping[str, Any]], contradicted: bool
+) -> dict[str, Any] | None:
     if not numbers:
         return None
     beginnings = tuple(f"{m.get('name')}/" for m in models[1:])
@@ -218,8 +261,8 @@ def _figures(numbers: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) ->
         "Figures",
         "Every figure by its name",
         sentence,
-        numbers=audit_numbers.views(own),
-        others=audit_numbers.views(others),
+        numbers=audit_numbers.views(own, contradicted=contradicted),
+        others=audit_numbers.views(others, contradicted=contradicted),
     )
 
 

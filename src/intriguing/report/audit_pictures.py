@@ -263,14 +263,23 @@ def _at(matrix: Sequence[Any], i: int, j: int) -> Mapping[str, Any] | None:
     return entry if isinstance(entry, Mapping) else None
 
 
-def layers(given: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a picture of how far each layer can stretch a change, the most first, and a table in the net's order."""
+def layers(given: Sequence[Mapping[str, Any]], model: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a picture of how far each layer can stretch a change, the most first, and a table in the net's order.
+
+    Where the document says how far each does stretch one, both stand there, those first that lose most between.
+
+    Args:
+        given: ``name``, ``kind``, ``bound`` and, if they were measured, ``gain`` and ``share`` of each layer.
+        model: whose layers, where there are several models.
+    """
+    if any(documents.number(entry, "gain") is not None for entry in given):
+        return _losses(given, model)
     known = [(fmt.clean(entry.get("name", "")), documents.number(entry, "bound")) for entry in given]
     drawn = sorted(((n, v) for n, v in known if fmt.finite(v) and v and v > 0), key=lambda pair: -(pair[1] or 0))
     values = [v for _, v in drawn if v]
     picture = {
         "kind": "interval",
-        "title": "",
+        "title": model,
         "caption": "Largest factor by which a layer can lengthen a change of its input, in L2"
         f"{f'; the {_ROWS} largest of {len(drawn)}' if len(drawn) > _ROWS else ''}.",
         "x": "bound of the layer",
@@ -284,5 +293,56 @@ def layers(given: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str
         "caption": "In the order of the net.",
         "columns": ["layer", "kind", "bound"],
         "rows": [[n, fmt.clean(e.get("kind", "")), fmt.number(v)] for (n, v), e in zip(known, given, strict=True)],
+    }
+    return picture, table
+
+
+def _layer(entry: Mapping[str, Any]) -> tuple[str, str, float | None, float | None, float | None]:
+    """Return a layer's name, kind, bound, gain and share."""
+    bound, gain, share = (documents.number(entry, name) for name in ("bound", "gain", "share"))
+    return fmt.clean(entry.get("name", "")), fmt.clean(entry.get("kind", "")), bound, gain, share
+
+
+def _losses(given: Sequence[Mapping[str, Any]], model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a picture of each layer's bound beside its gain, and a table with its share of what lies between."""
+    rows = [_layer(entry) for entry in given]
+    ordered = sorted((row for row in rows if fmt.finite(row[2]) and fmt.finite(row[3])), key=lambda row: -(row[4] or 0))
+    sizes = [size for row in ordered for size in row[2:4] if size and size > 0]
+    more = f"; the {_ROWS} that lose most of {len(ordered)}" if len(ordered) > _ROWS else ""
+    picture = {
+        "kind": "interval",
+        "title": model,
+        "caption": f"Disc: the layer's bound, no change grows more. Square: what it makes of the examples found, the "
+        f"geometric mean. After the name its share of all that lies between{more}.",
+        "x": "factor by which the layer lengthens a change",
+        "x_unit": "number",
+        "log_x": bool(sizes) and max(sizes) > _LOG * min(sizes),
+        "rows": [
+            {
+                "label": f"{name}, {kind}: {fmt.number(share, 'percent', 0)}",
+                "measured": bound,
+                "control": gain,
+                "low": gain,
+                "high": bound,
+            }
+            for name, kind, bound, gain, share in ordered[:_ROWS]
+        ],
+        "key": [("ours", "bound"), ("control", "measured gain")],
+    }
+    table = {
+        "title": f"The layers{f' of {model}' if model else ''} as numbers",
+        "caption": "In the order of the net. The shares are of the logarithm of bound over gain, and add up to all.",
+        "columns": ["layer", "kind", "bound", "measured gain", "bound / gain", "share of the looseness"],
+        "rows": [
+            [
+                name,
+                kind,
+                fmt.number(bound),
+                fmt.number(gain),
+                fmt.number(bound / gain if bound and gain else None),
+                fmt.number(share, "percent", 1),
+            ]
+            for name, kind, bound, gain, share in rows
+        ],
     }
     return picture, table

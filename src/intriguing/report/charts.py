@@ -12,13 +12,16 @@ from typing import Any
 from markupsafe import Markup
 
 from intriguing.report.distribution import distribution
+from intriguing.report.ends import band, cost
 from intriguing.report.heatmap import heatmap
 from intriguing.report.intervals import intervals
 from intriguing.report.lines import lines
 
 # Kind of picture -> (picture, unique id, whether wide) -> the drawing, or None if there is nothing to draw.
 _CHARTS: dict[str, Callable[[Mapping[str, Any], str, bool], Markup | None]] = {
+    "cost": cost,
     "distribution": distribution,
+    "ends": band,
     "heatmap": heatmap,
     "interval": intervals,
     "lines": lines,

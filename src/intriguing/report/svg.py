@@ -27,6 +27,10 @@ COLOURS = {
     "paper": "#050505",
     "control": "#060606",
     "ground": "#070707",
+    "model1": "#080808",
+    "model2": "#090909",
+    "model3": "#0a0a0a",
+    "model4": "#0b0b0b",
 }
 # Matplotlib measures text with its own font; the page shows it in the reader's.
 _FONT = "DejaVu Sans"
