@@ -348,7 +348,7 @@ def grids(nets: int, points: int, side: int = 401) -> list[Row]:
                 x = torch.rand(points, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
                 y = net(x).argmax(1)
                 for centre, label, r in zip(x.numpy(), y.tolist(), library(net, x, y, norm, box)[0], strict=True):
-                    axis = np.linspace(-1, 1, side) * min(r, 10.0)
+                    axis = np.linspace(-1, 1, side) * min(r, 1.0 if box else 10.0)  # pixels of the box are within 1
                     step = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
                     within = np.linalg.norm(step, norm, axis=1) <= r
                     grid = centre + step[within]
@@ -450,7 +450,7 @@ def main() -> None:
     parser.add_argument("--what", nargs="+", choices=["small", "mnist", "tiny"], default=["small", "mnist", "tiny"])
     parser.add_argument("--per-kind", type=int, default=5, help="small nets of each activation, random and trained")
     parser.add_argument("--images", type=int, default=60, help="MNIST test images")
-    parser.add_argument("--out", type=Path, help="write .json and .txt there")
+    parser.add_argument("--out", type=Path, help="write .json and .txt there, beside the parts of earlier runs")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     began = time.perf_counter()
@@ -458,26 +458,29 @@ def main() -> None:
     def say(what: str) -> None:
         print(f"{time.perf_counter() - began:7.1f} s  {what}", file=sys.stderr, flush=True)
 
-    results: Row = {
-        "machine": machine(),
-        "notes": [PEER],
+    results: Row = {}
+    if arguments.out and arguments.out.with_suffix(".json").exists():
+        results = json.loads(arguments.out.with_suffix(".json").read_text())
+    parts: dict[str, dict[str, Callable[[], list[Row]]]] = {
+        "small": {
+            "small nets": lambda: small(small_nets(arguments.per_kind), say),
+            "few inputs": lambda: small(few_inputs(4), say),
+        },
+        "mnist": {"MNIST": lambda: mnist(arguments.images, say)},
+        "tiny": {"exact": lambda: exact(nets=8, points=6), "grids": lambda: grids(nets=4, points=5)},
     }
-    if "small" in arguments.what:
-        results["small nets"] = small(small_nets(arguments.per_kind), say)
-        results["few inputs"] = small(few_inputs(4), say)
-    if "mnist" in arguments.what:
-        results["MNIST"] = mnist(arguments.images, say)
-    if "tiny" in arguments.what:
-        results["exact"] = exact(nets=8, points=6)
-        say("tiny nets")
-        results["grids"] = grids(nets=4, points=5)
-        say("grids")
-    results["seconds"] = time.perf_counter() - began
+    results |= {"machine": machine(), "notes": [PEER]}
+    for what in arguments.what:
+        for name, part in parts[what].items():
+            began = time.perf_counter()
+            results[name] = part()
+            results.setdefault("seconds", {})[name] = time.perf_counter() - began
+            say(name)
+            if arguments.out:
+                arguments.out.parent.mkdir(parents=True, exist_ok=True)
+                arguments.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+                arguments.out.with_suffix(".txt").write_text(text_of(results))
     print(text_of(results))
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-        arguments.out.with_suffix(".txt").write_text(text_of(results))
 
 
 if __name__ == "__main__":
