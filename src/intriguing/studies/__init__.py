@@ -1,7 +1,8 @@
 """One module per paper: its tables and figures as data, each pointing at the code that computes it."""
 
+from intriguing.studies.gross2024 import GROSS_2024
 from intriguing.studies.szegedy2014 import SZEGEDY_2014
 
-STUDIES = {SZEGEDY_2014.name: SZEGEDY_2014}
+STUDIES = {study.name: study for study in (SZEGEDY_2014, GROSS_2024)}
 
 __all__ = ["STUDIES"]
