@@ -179,8 +179,8 @@ def _table(trained: Mapping[int, Mapping[str, Mapping[str, float]]]) -> dict[str
 def _findings(
     cells: Sequence[Mapping[str, Any]], trained: Mapping[int, Mapping[str, Mapping[str, float]]]
 ) -> list[str]:
-    def share(name: str) -> str:
-        return f"{100 * _value(cells, name, CERTIFIED):.2f}%"
+    def share(name: str, places: int = 2) -> str:
+        return f"{100 * _value(cells, name, CERTIFIED):.{places}f}%"
 
     def cost(name: str) -> float:
         return _value(cells, name, OPERATIONS)
@@ -188,9 +188,9 @@ def _findings(
     decades = math.log10(cost(TRUTH) / cost(TIGHT))
     return [
         f"A proof with {cost(TRUTH) / cost(TIGHT):,.0f} times fewer operations than running every sequence "
-        f"({decades:.1f} decades) certifies {share(TIGHT)} of the answers, where {share(TRUTH)} are right "
+        f"({decades:.1f} decades) certifies {share(TIGHT, 4)} of the answers, where {share(TRUTH, 4)} are right "
         f"(means of {len(trained)} nets).",
-        f"To know that the head copies the tokens it attends to is worth {share(BLIND)} against {share(TIGHT)}, for "
+        f"To know that the head copies the tokens it attends to is worth {share(TIGHT)} against {share(BLIND)}, for "
         f"{cost(TIGHT) / cost(BLIND):.1f} times the operations.",
         f"Without a loop over three tokens {share('quadratic')} are certified, from the structure of the attention "
         f"scores alone {share('low rank')}.",
