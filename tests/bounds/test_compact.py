@@ -19,7 +19,7 @@ from intriguing.nets.max_of_k import MaxOfK
 from intriguing.records import Inputs
 from intriguing.training.max_of_k import restore, train
 
-law = settings(max_examples=8, deadline=None, derandomize=True)
+law = settings(max_examples=5, deadline=None, derandomize=True)
 Case = tuple[int, ...]
 
 
@@ -252,7 +252,7 @@ def test_a_search_that_trusts_the_wrong_end_of_the_attention_is_noticed(monkeypa
 
 
 def test_scores_that_overflow_certify_nothing_false() -> None:
-    for scale in (30.0, 1e3, 1e6):
+    for scale in (30.0, 1e6):
         net = born(4, 3, seed=7, scale=scale)
         truth = prove("brute force", net).certified
         for name in PROOFS:

@@ -24,7 +24,7 @@ there is k. A case counts if the bound of (1) is positive; the counts are binomi
 brute force    V^K d^2     every sequence is run
 exact cases    V^4 K       (1) minimised exactly in each case
 cubic          V^3 K       the head copies: only t = v does harm, and only that is bounded for each v
-no copying     V^3 K       the same, but every token does the harm of its worst rival
+without copy.  V^3 K       "cubic without copying": the same, but every token does the harm of its worst rival
 quadratic      V^2 d       attention and harm of the tokens up to k are bounded apart; the largest k is searched
 low rank       V^2 + V d^2 the scores are those of the mean query, plus one direction, plus what Cauchy and Schwarz
                            leave; the direct path likewise. Only F, and nothing else, is multiplied out
