@@ -175,6 +175,25 @@ def test_it_keeps_to_its_budget(kind: Any, budget: int) -> None:
     assert (result.status[lost] == int(AttackStatus.BUDGET_SPENT)).all()
 
 
+class _NeverEmpty(nn.Module):
+    """A net whose reshape has no answer for a batch of none, as many have; sure of class 0 everywhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.view(x.shape[0], -1)
+        return torch.stack([100 + flat.sum(1), flat[:, 0], -flat[:, 1], flat.square().sum(1)], 1)
+
+
+@attack_types
+@pytest.mark.parametrize("right", [True, False])
+def test_a_net_is_never_asked_about_no_image_at_all(kind: Any, right: bool) -> None:
+    x = torch.rand(3, 2, 3, 3, generator=seeded())
+    labels = torch.full((3,), 0 if right else 1)
+    result = run(kind, Model(_NeverEmpty()), x, labels)
+    assert not bool(result.found.any())
+    assert bool((result.attacked == right).all())
+    assert not bool(result.quantized(256).found.any())
+
+
 @attack_types
 def test_one_image_never_changes_the_fate_of_another(kind: Any) -> None:
     model, images, labels = case()

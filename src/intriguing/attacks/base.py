@@ -232,10 +232,12 @@ class Trial:
 
     def logits(self, x: Tensor, image: Tensor, *, slots: int = 1024) -> Tensor:
         """Return the logits (k, K) of points x (k, n), without a gradient, at most `slots` at a time."""
+        if not len(x) and len(self.clean):  # not every net takes a batch of none
+            return x.new_zeros(0, self.classes)
         with torch.no_grad():
             pieces = [self.model(part.reshape(-1, *self.shape)) for part in torch.split(x, slots)]
         self.forwards.index_add_(0, image, torch.ones_like(image))
-        return torch.cat(pieces) if pieces else x.new_zeros(0, self.classes)
+        return torch.cat(pieces)
 
     def gradient(self, x: Tensor, image: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits (k, K), loss (k,) and the gradient (k, n) of each point's own loss: one pass each way.
