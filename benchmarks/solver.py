@@ -274,7 +274,7 @@ def overhead(images: torch.Tensor, labels: torch.Tensor, side: tuple[int, int], 
     """Wall time of the solver over bare passes at the same batch sizes, and where the rest goes."""
     cases = []
     x0, y = rows_of(images, labels, 4 * slots)
-    cases.append(("FC100-100-10", train_fc(images, labels), x0, 4.0, 5, 1_000))
+    cases.append(("FC100-100-10", train_fc(images, labels), x0, 4.0, 9, 1_000))
     for channels in (4, 8, 16, 32, 64, 128, 256):
         net = convolutional(side, channels)
         sample, targets = x0[:slots], wrong_targets(y[:slots])
@@ -284,7 +284,7 @@ def overhead(images: torch.Tensor, labels: torch.Tensor, side: tuple[int, int], 
         fastest = min(timed(lambda: bare(net, sample, targets)) for _ in range(3))  # noqa: B023 -- called at once
         if fastest / slots >= 220e-6:
             break
-    cases.append((f"convolutional, {channels} channels", net, x0[: 2 * slots], 1.25, 3, 25))
+    cases.append((f"convolutional, {channels} channels", net, x0[: 2 * slots], 1.25, 9, 25))
     lines = [
         f"Overhead: solver over the same number of bare forward and backward passes ({MEMORY} pairs, {slots} slots)"
     ]
