@@ -14,7 +14,7 @@ env: $(READY)
 # The constraints pin torch to the version this project is tested with.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,sdp]'
 	@touch $(READY)
 
 # The peers' environment: this project first, under its constraints, then the peers without what they declare and do

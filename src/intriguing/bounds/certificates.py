@@ -86,7 +86,9 @@ def certify(
 ) -> Certificate:
     """Certify images: a sound lower bound of the distance to the nearest adversarial example.
 
-    The largest radius with a positive bound of every logit difference is searched, for many images together.
+    The largest radius with a positive bound of every logit difference is searched, for many images together. A bound
+    need not fall evenly as the radius grows: the search ends at a radius beyond which there is no proof, and once in a
+    while, on nets of a few inputs above all, there is one again farther out.
 
     Args:
         model: a module, or a `Model` with its box and preprocessing. It is copied, never changed; all is computed on
