@@ -41,7 +41,7 @@ def linear_program(
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_a_step_is_the_linear_program(norm: float, seed: int) -> None:
     draw = np.random.default_rng(seed)
     n = 7
@@ -74,7 +74,7 @@ def test_linear_nets_give_the_optimum_of_the_linear_program(norm: float, problem
 def test_a_named_class_is_reached_where_others_stand_in_the_way(norm: float) -> None:
     problem = case(10)
     targets = any_wrong(problem)
-    result, ratio = ratios(LBFGS(norm=norm, target=targets, budget=1000), problem, targets)
+    result, ratio = ratios(LBFGS(norm=norm, target=targets, budget=500), problem, targets)
     assert torch.equal(result.target, targets)
     # Several constraints meet there, of which a step knows one: what the solver's smooth loss leaves.
     assert np.median(ratio) <= 1.01
@@ -87,8 +87,8 @@ def test_it_is_nearer_than_descent_with_as_many_passes(norm: float) -> None:
     net = sigmoid_net()
     images = images[:10]
     labels = net(images).argmax(1)
-    ours = LBFGS(norm=norm, target="all", budget=400)(net, images, labels)
-    theirs = FMN(norm=norm, budget=400)(net, images, labels)
+    ours = LBFGS(norm=norm, target="all", budget=200)(net, images, labels)
+    theirs = FMN(norm=norm, budget=200)(net, images, labels)
     assert ours.found.all()
     assert ours.size.mean() <= theirs.size.mean()
 
@@ -151,7 +151,7 @@ def test_the_function_is_the_attack(norm: float, target: str) -> None:
 def test_norm_2_is_the_default_and_what_it_was() -> None:
     images, _ = digits()
     net = sigmoid_net()
-    images = images[:3]
+    images = images[:1]
     labels = net(images).argmax(1)
     first = attacks.lbfgs(net, images, labels, generator=seeded())
     second = attacks.lbfgs(net, images, labels, norm=2, generator=seeded())
