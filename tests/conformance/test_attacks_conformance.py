@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -25,9 +26,23 @@ QUICK: dict[str, dict[str, Any]] = {
     "apgd-t": {"eps": 0.6, "steps": 50},
     "gaussian-noise": {"eps": 3.0},
     "uniform-noise": {"eps": 1.0},
+    "lbfgs-l1": {"solves": 3},
+    "lbfgs-linf": {"solves": 3},
     "worst-of": {"attacks": (FGSM(1.5, 2), LBFGS(), PGD(1.5, 2, steps=50)), "eps": 1.5},
 }
-KINDS = {**ATTACKS, "worst-of": WorstOf}
+
+
+@dataclasses.dataclass(frozen=True)
+class LBFGSInL1(LBFGS):
+    norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LBFGSInLinf(LBFGS):
+    norm: float = math.inf
+
+
+KINDS = {**ATTACKS, "worst-of": WorstOf, "lbfgs-l1": LBFGSInL1, "lbfgs-linf": LBFGSInLinf}
 GIVEN = {KINDS[name]: parameters for name, parameters in QUICK.items()}
 
 attack_types = pytest.mark.parametrize("kind", [pytest.param(kind, id=name) for name, kind in KINDS.items()])

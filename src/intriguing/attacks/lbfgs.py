@@ -31,10 +31,11 @@ import torch
 from torch import Tensor
 
 from intriguing import norms
+from intriguing.attacks import lbfgs_norms
 from intriguing.attacks.base import COUNT, POSITIVE, Attack, Progress, Range, Trial
 from intriguing.attacks.nearest import Nearest
 from intriguing.attacks.problem import Pairs, choose_targets, margin
-from intriguing.attacks.result import AttackResult, Phase
+from intriguing.attacks.result import AttackResult, Phase, check_norm
 from intriguing.errors import InputError, UnknownNameError
 from intriguing.nets.load import Model
 from intriguing.optim import Solver, Status
@@ -67,9 +68,12 @@ class LBFGS(Attack):
         solves: the most solves of one pair and temperature.
         memory: pairs of the limited-memory matrix.
         slots: (image, target) pairs solved at once.
+        norm: 2, or 1 or inf, which are searched as `lbfgs_norms` says: over c too in L1, over the size of the box in
+            Linf. There `"all"` and `"nearest"` are one, the loss is always a hinge, and the settings from `objective`
+            to `width`, but for the budget, have no part.
     """
 
-    description: ClassVar[str] = "the paper's: box-constrained L-BFGS, the largest c that still succeeds; minimal L2"
+    description: ClassVar[str] = "the paper's: box-constrained L-BFGS, the largest c that still succeeds; L1, L2, Linf"
     ranges: ClassVar[Mapping[str, Range]] = {
         "width": POSITIVE, "tolerance": POSITIVE,
         "evaluations": COUNT, "solves": COUNT, "memory": COUNT, "slots": COUNT,
@@ -87,8 +91,10 @@ class LBFGS(Attack):
     solves: int = 20
     memory: int = 8
     slots: int = 1024
+    norm: float = 2.0
 
     def _check(self) -> None:
+        check_norm(self.norm)
         if self.objective not in OBJECTIVES:
             raise UnknownNameError("objective", self.objective, OBJECTIVES)
         if not 0 < self.lowest <= self.first <= self.highest:
@@ -98,7 +104,14 @@ class LBFGS(Attack):
             )
 
     def _search(self, trial: Trial, generator: torch.Generator | None) -> None:
-        _Search(self, trial, generator).run()
+        if trial.norm == 2:
+            _Search(self, trial, generator).run()
+            return
+        pairs = choose_targets(self.target, trial.z, trial.labels, trial.attacked, generator)
+        if isinstance(self.target, Tensor) or self.target == "random":
+            trial.wanted[pairs.image] = pairs.target
+        limits = lbfgs_norms.Limits(self.tolerance, self.evaluations, self.solves, self.memory, self.slots)
+        lbfgs_norms.search(trial, pairs, limits)
 
 
 def lbfgs(
@@ -107,6 +120,7 @@ def lbfgs(
     labels: Tensor,
     *,
     target: str | Tensor = "random",
+    norm: float = 2.0,
     objective: str | None = None,
     budget: int | None = None,
     starts: tuple[Tensor, Tensor] | None = None,
@@ -126,7 +140,8 @@ def lbfgs(
         labels: (N,) int64 true classes.
         target: which wrong class to reach: ``"random"`` (the paper's, most likely), ``"nearest"``, ``"all"``,
             ``"top-3"``, or (N,) int64 classes.
-        objective: ``"cross-entropy"`` (the paper's) or ``"hinge"``; None: as above.
+        norm: 1, 2 or inf, what is kept small. In 1 and inf it is `LBFGS` whatever the target.
+        objective: ``"cross-entropy"`` (the paper's) or ``"hinge"``; None: as above. In L2 alone.
         budget: the largest number of forwards plus backwards on one image; None for no limit.
         starts: images of other classes with their labels, see `Nearest`; they help against nets trained in Linf.
         generator: draws the random targets.
@@ -143,7 +158,12 @@ def lbfgs(
         >>> result.median
     """
     attack: Attack
-    if objective is None and isinstance(target, str) and target != "random":
+    if check_norm(norm) != 2:
+        for name, value in (("objective", objective), ("starts", starts)):
+            if value is not None:
+                raise InputError(f"{name}: for norm=2 alone, got norm={norm:g}; leave one of them out")
+        attack = LBFGS(target=target, budget=budget, norm=norm)
+    elif objective is None and isinstance(target, str) and target != "random":
         attack = Nearest(target=target, budget=budget, starts=starts)
     elif starts is not None:
         raise InputError(
