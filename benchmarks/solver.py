@@ -101,10 +101,15 @@ def bare(net: nn.Module, x: torch.Tensor, targets: torch.Tensor) -> tuple[torch.
 
 def attack(net: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Objective:
     """Return the attack's objective over rows of `images`."""
+    memory = images[:0]
 
     def fun(x: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal memory
         loss, gradient = bare(net, x, targets[rows])
-        r = x - images.index_select(0, rows)
+        if len(memory) < len(x):  # fresh memory at every call costs more than what is done in it
+            memory = torch.empty_like(x)
+        r = torch.index_select(images, 0, rows, out=memory[: len(x)])
+        torch.sub(x, r, out=r)
         return loss + C * torch.linalg.vector_norm(r, dim=1).square(), gradient.add_(r, alpha=2 * C)
 
     return fun

@@ -135,7 +135,9 @@ class Solver:
         self._R_inverse, self._YY, self._D = exact(memory, memory), exact(memory, memory), exact(memory)
         self._head, self._rejections, self._evaluations, self._iterations = count(), count(), count(), count()
         self._failures, self._tag = count(), count()
-        self._live = 0
+        # Rows live in the slots before `_end`, but for the holes, slots whose rows have ended since the last `ask`.
+        self._end = 0
+        self._holes = torch.zeros(0, dtype=torch.int64, device=self.device)
         self._accepted = torch.zeros(0, dtype=torch.bool, device=self.device)
 
     _STATE = (
@@ -146,7 +148,7 @@ class Solver:
     @property
     def live(self) -> int:
         """How many rows are being solved."""
-        return self._live
+        return self._end - len(self._holes)
 
     @property
     def accepted(self) -> Tensor:
@@ -156,7 +158,7 @@ class Solver:
     @property
     def free(self) -> int:
         """How many slots wait for a row."""
-        return self.slots - self._live
+        return self.slots - self.live
 
     def insert(
         self,
@@ -182,30 +184,34 @@ class Solver:
             raise ValueError(f"x0: {k} rows, but only {self.free} slots are free; insert fewer or ask for more slots")
         if (lower is not None or upper is not None) and not self._by_row:
             raise ValueError("lower, upper: this solver shares its bounds; make it with bounds_by_row=True")
-        at = slice(self._live, self._live + k)
+        # New rows take the slots of those that ended, so that none has to move; only what is left needs new ones.
+        grown = max(k - len(self._holes), 0)
+        at = torch.cat([self._holes[:k], torch.arange(self._end, self._end + grown, device=self.device)])
+        self._holes = self._holes[k:]
+        self._end += grown
         if self._by_row:
             if lower is not None:
                 self._lower[at] = lower
             if upper is not None:
                 self._upper[at] = upper
-        self._trial[at] = x0
-        self._live += k
-        self._trial[at] = self._clamp(self._trial[at], at)
-        self._x[at] = self._trial[at]
+        start = self._clamp(x0.to(self._x), at)
+        self._trial.index_copy_(0, at, start)
+        self._x.index_copy_(0, at, start)
         self._tag[at] = tags
         # A row without a value yet accepts its first one: f = inf, and s = 0 makes no pair.
         self._f[at] = torch.inf
         self._t[at] = 1.0
         for name in ("_g", "_gamma", "_R_inverse", "_YY", "_D", "_head", "_rejections", "_evaluations",
                      "_iterations", "_failures"):  # fmt: skip
-            getattr(self, name)[at] = 0
+            getattr(self, name).index_fill_(0, at, 0)
 
     def ask(self) -> tuple[Tensor, Tensor]:
         """Return the trial points (live, n), each inside its bounds, and the tags (live,) of their rows.
 
         The points are a view of the solver's memory: read them, do not write to them.
         """
-        return self._trial[: self._live], self._tag[: self._live]
+        self._close_holes()
+        return self._trial[: self._end], self._tag[: self._end]
 
     def tell(self, fun: Tensor, gradient: Tensor) -> Finished:
         """Take the objective and its gradient at the points `ask` gave; return the rows that ended.
@@ -220,7 +226,8 @@ class Solver:
         Raises:
             ValueError: shapes other than those.
         """
-        L = self._live
+        self._close_holes()  # none unless the caller did not ask
+        L = self._end
         if tuple(fun.shape) != (L,) or tuple(gradient.shape) != (L, self.n):
             raise ValueError(
                 f"fun, gradient: expected shapes ({L},) and ({L}, {self.n}), "
@@ -240,12 +247,14 @@ class Solver:
 
     def stop(self, tags: Tensor) -> Finished:
         """End the rows with these tags now, whatever their state (status `Status.STOPPED`)."""
-        ended = torch.isin(self._tag[: self._live], tags).nonzero().squeeze(1)
+        self._close_holes()
+        ended = torch.isin(self._tag[: self._end], tags).nonzero().squeeze(1)
         return self._take(ended, torch.full_like(ended, int(Status.STOPPED)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the live rows need to go on later, in this process or another."""
-        L = self._live
+        self._close_holes()
+        L = self._end
         state: dict[str, Any] = {name: getattr(self, name)[:L].clone() for name in self._STATE}
         state["lower"], state["upper"] = self._lower[:L].clone(), self._upper[:L].clone()
         return state
@@ -262,40 +271,43 @@ class Solver:
             getattr(self, name)[:L] = state[name]
         if self._by_row:
             self._lower[:L], self._upper[:L] = state["lower"], state["upper"]
-        self._live = L
+        self._end, self._holes = L, self._holes[:0]
 
     # -- slots ----------------------------------------------------------------------------------------------
 
     def _take(self, ended: Tensor, status: Tensor) -> Finished:
-        """Copy out the rows `ended` and move the last live rows into their slots."""
-        finished = Finished(
+        """Copy out the rows `ended` and leave their slots to the next ones."""
+        self._holes = ended
+        return Finished(
             tag=self._tag[ended],
-            x=self._x[ended],
+            x=self._x.index_select(0, ended),
             fun=self._f[ended],
-            gradient=self._g[ended],
+            gradient=self._g.index_select(0, ended),
             status=status.clone(),
             evaluations=self._evaluations[ended],
             iterations=self._iterations[ended],
         )
-        if len(ended):
-            left = self._live - len(ended)
-            gone = torch.zeros(self._live, dtype=torch.bool, device=self.device)
-            gone[ended] = True
-            source = (~gone[left:]).nonzero().squeeze(1) + left
-            target = gone[:left].nonzero().squeeze(1)
-            if len(source):
-                names = (*self._STATE, "_lower", "_upper") if self._by_row else self._STATE
-                for name in names:
-                    tensor = getattr(self, name)
-                    tensor[target] = tensor[source]
-            self._live = left
-        return finished
+
+    def _close_holes(self) -> None:
+        """Move the last rows into the slots of those that ended, so that the live ones come first."""
+        if not len(self._holes):
+            return
+        left = self.live
+        gone = torch.zeros(self._end, dtype=torch.bool, device=self.device)
+        gone[self._holes] = True
+        source = (~gone[left:]).nonzero().squeeze(1) + left
+        target = gone[:left].nonzero().squeeze(1)
+        if len(source):
+            for name in (*self._STATE, "_lower", "_upper") if self._by_row else self._STATE:
+                tensor = getattr(self, name)
+                tensor.index_copy_(0, target, tensor.index_select(0, source))
+        self._end, self._holes = left, self._holes[:0]
 
     def _bound(self, bound: Tensor | float | None, default: float) -> Tensor:
         value = torch.as_tensor(default if bound is None else bound, dtype=self.dtype, device=self.device)
         return value.reshape(1, -1)
 
-    def _clamp(self, points: Tensor, at: slice) -> Tensor:
+    def _clamp(self, points: Tensor, at: Tensor) -> Tensor:
         return torch.clamp(
             points, *((self._lower[at], self._upper[at]) if self._by_row else (self._lower, self._upper))
         )

@@ -170,7 +170,8 @@ def _judge(rows: Rows, f_trial: Tensor, g_trial: Tensor) -> _Step:
     rejected = (~accepted).nonzero().squeeze(1)
     rows.g_next.copy_(g_trial)
     if len(rejected):
-        trial[rejected], rows.g_next[rejected] = x[rejected], g[rejected]
+        for now, before in ((trial, x), (rows.g_next, g)):
+            now.index_copy_(0, rejected, before.index_select(0, rejected))
     f.copy_(torch.where(accepted, f_trial, f))
     return _Step(s, V, torch.where(straight, 0.0, along), accepted, fresh)
 
@@ -208,9 +209,9 @@ def _history(rows: Rows, step: _Step, qq: Tensor) -> Tensor:
     curved = step.accepted & ~step.fresh & (step.along > 0)
     # s needs no mask: it only ever meets q and y, which are zero where it is not wanted. Rows without a pair write
     # to a spare place, which is cheaper than picking the others out.
-    each = torch.arange(len(s), device=s.device)
-    W.index_put_((each, torch.where(curved, rows.head, 2 * m)), s)
-    W.index_put_((each, torch.where(curved, rows.head + m, 2 * m)), V[:, 1])
+    places, first = W.view(-1, W.shape[2]), torch.arange(0, W.shape[0] * W.shape[1], W.shape[1], device=s.device)
+    places.index_copy_(0, first + torch.where(curved, rows.head, 2 * m), s)
+    places.index_copy_(0, first + torch.where(curved, rows.head + m, 2 * m), V[:, 1])
     W = W[:, : 2 * m]
     products = torch.bmm(V, W.transpose(1, 2)).double()  # (L, 2, 2m): q and y against S and Y
     # Without a pair the curvature along the whole step, clipped variables included, still sets the scale;
@@ -269,7 +270,7 @@ def _ended(rows: Rows, qq: Tensor, accepted: Tensor) -> Tensor:
     mean = (qq / rows.x.shape[1]).sqrt()
     near = (accepted & (mean * rows.gamma.clamp(max=1.0) <= rows.tolerance)).nonzero().squeeze(1)
     if len(near):
-        x, g = rows.trial[near], rows.g_next[near]
+        x, g = rows.trial.index_select(0, near), rows.g_next.index_select(0, near)
         exact = (rows.clamp(x - g, near) - x).abs().amax(1).double()
         status[near[exact <= rows.tolerance]] = int(Status.CONVERGED)
     going = status == 0
