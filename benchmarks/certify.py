@@ -5,6 +5,7 @@ python benchmarks/certify.py tightness --net penalised --count 1000
 python benchmarks/certify.py exactness --net 784-20-20-10 --count 100
 python benchmarks/certify.py constants --net 784-20-20-10
 python benchmarks/certify.py soundness --count 10000
+python benchmarks/certify.py soundness --count 2000 --method curvature
 
 The nets are trained here from fixed seeds on MNIST; images are the first test images that a net gets right.
 """
@@ -84,6 +85,8 @@ def tightness(net: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int) -> d
         "crown": {},
         f"crown-optimised, {steps} steps": {"method": "crown-optimised", "steps": steps},
     }
+    if any(isinstance(part, nn.Sigmoid) for part in net.modules()):
+        settings["curvature"] = {"method": "curvature"}
     for name, setting in settings.items():
         began = time.process_time()
         c = bounds.certify(net, x, y, 2, **setting)
@@ -132,8 +135,8 @@ def constants(net: nn.Module, x: torch.Tensor) -> dict[str, object]:
     return rows
 
 
-def soundness(count: int) -> dict[str, object]:
-    """Search for adversarial examples inside certified radii of random and trained nets, in both norms."""
+def soundness(count: int, method: str) -> dict[str, object]:
+    """Search for adversarial examples inside certified radii of random and trained nets, in every norm of a method."""
     sys.path.insert(0, str(TESTS / "bounds"))
     import soundness as search  # the tests' own search and nets
 
@@ -143,14 +146,14 @@ def soundness(count: int) -> dict[str, object]:
     x, truth = search.digits(50)
     while sum(triples.values()) < count:
         for kind in triples:
-            for name, model in search.small_nets(round_).items():
+            for name, model in (search.smooth_nets if method == "curvature" else search.small_nets)(round_).items():
                 if kind == "trained":
                     if name == "binary":  # ten classes are learnt
                         continue
                     model = Model(search.trained(model.net, seed=round_), mean=model.mean, std=model.std)
                 y = truth if kind == "trained" else model.predict(x)
-                for norm in (2.0, math.inf):
-                    radius = bounds.certify(model, x, y, norm, tolerance=0.02).radius
+                for norm in (2.0,) if method == "curvature" else (2.0, math.inf):
+                    radius = bounds.certify(model, x, y, norm, tolerance=0.02, method=method).radius
                     inside = search.violations(model, x, y, radius, norm, steps=60, seed=round_)
                     caught["random points and gradient ascent"] += int(inside.sum())
                     attack = attacks.Nearest(budget=180) if norm == 2 else attacks.FMN(norm=math.inf, budget=180)
@@ -178,10 +181,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40, help="of crown-optimised")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each image of exactness")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--method", choices=("crown", "curvature"), default="crown", help="of soundness")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.question == "soundness":
-        rows = soundness(given.count)
+        rows = {"method": given.method, **soundness(given.count, given.method)}
     else:
         sets = {split: data.load("mnist", split) for split in ("train", "test")}
         net = _trained(given.net, sets)
@@ -194,7 +198,8 @@ def main() -> None:
             rows = constants(net, x)
     RESULTS.mkdir(exist_ok=True)
     rows = {"machine": _machine(), "threads": given.threads, **rows}
-    name = given.question if given.question == "soundness" else f"{given.question}_{given.net}"
+    of = given.net if given.question != "soundness" else given.method
+    name = given.question if of == "crown" else f"{given.question}_{of}"
     (RESULTS / f"certify_{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
     print(json.dumps(rows, indent=1))
 

@@ -114,9 +114,16 @@ def test_the_document_says_what_lies_between(whole: tuple[auditing.Outcome, list
     found = document["certificates"]
     assert (found["method"], found["norm"]) == ("crown", "2")
     (model,) = found["models"]
-    assert [entry["method"] for entry in model["methods"]] == ["product", "interval", "crown", "crown-optimised"]
+    assert [entry["method"] for entry in model["methods"]] == [
+        "product",
+        "interval",
+        "crown",
+        "crown-optimised",
+        "curvature",
+    ]
     ratios = {entry["method"]: entry["ratio"] for entry in model["methods"]}
     assert ratios["product"] < ratios["crown"] <= ratios["crown-optimised"] <= 1
+    assert ratios["crown"] <= ratios["curvature"] <= 1
     assert sum(layer["share"] for layer in model["layers"]) == pytest.approx(1)
     assert document["layers"] == model["layers"]
     assert all(layer["gain"] <= layer["bound"] for layer in model["layers"])
@@ -175,7 +182,7 @@ def test_what_cannot_be_certified_is_refused_before_any_attack(home: Path, run: 
         "--certify-method", "product", "--out", out,
     )  # fmt: skip
     assert code == 2
-    assert "certify: the product of norms bounds L2 alone" in err
+    assert "certify: product bounds L2 alone" in err
     assert not out.exists()
 
 

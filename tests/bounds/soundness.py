@@ -30,6 +30,19 @@ class Block(nn.Module):
         return self.output(h.view(h.size(0), -1))
 
 
+class Skipping(nn.Module):
+    """Two layers of tanh, the second fed by the pixels too, so that no layer is a gateway."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.skip = nn.Linear(64, 12), nn.Linear(12, 12), nn.Linear(64, 12)
+        self.output = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return self.output(torch.tanh(self.second(torch.tanh(self.first(x))) + self.skip(x)))
+
+
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -85,6 +98,32 @@ def trained(net: nn.Module, steps: int = 60, seed: int = 1) -> nn.Module:
         nn.functional.cross_entropy(net(images), labels).backward()
         adam.step()
     return net.eval()
+
+
+def dense(*activations: nn.Module, width: int = 14) -> nn.Module:
+    sides = [64, *[width] * len(activations)]
+    layers = [
+        part
+        for before, after, activation in zip(sides, sides[1:], activations, strict=False)
+        for part in (nn.Linear(before, after), activation)
+    ]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(width, 10))
+
+
+def smooth_nets(seed: int = 0) -> dict[str, Model]:
+    convolutional = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1), nn.Sigmoid(), nn.AvgPool2d(2), nn.Conv2d(2, 2, 2), nn.BatchNorm2d(2), nn.Tanh(),
+        nn.Flatten(), nn.Linear(18, 10),
+    )  # fmt: skip
+    return {
+        "one layer": Model(drawn(dense(nn.Sigmoid()), seed + 1, 6.0)),
+        "two layers": Model(drawn(dense(nn.Sigmoid(), nn.Sigmoid()), seed + 2, 4.0)),
+        "three layers": Model(drawn(dense(nn.Tanh(), nn.Sigmoid(), nn.Tanh()), seed + 3, 3.0)),
+        "convolutional": Model(drawn(convolutional, seed + 4, 3.0), mean=0.3, std=0.5),
+        "skipping": Model(drawn(Skipping(), seed + 5, 2.0)),
+        "more units than pixels": Model(drawn(dense(nn.Sigmoid(), nn.Tanh(), width=70), seed + 6, 3.0)),
+        "learned": Model(trained(dense(nn.Sigmoid(), nn.Sigmoid()), seed=seed + 7)),
+    }
 
 
 def into_region(x: Tensor, moved: Tensor, radius: Tensor, norm: float, box: tuple[float, float]) -> Tensor:

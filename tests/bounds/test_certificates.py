@@ -262,9 +262,10 @@ def test_the_product_needs_no_box():
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_reports_its_cost(method):
     x, _ = digits(2)
-    y = NETS["dense"].predict(x)
+    model = NETS["sigmoid"]  # which all methods serve
+    y = model.predict(x)
     seen = []
-    c = certify(NETS["dense"], x, y, method=method, steps=3, batch=1, progress=lambda *done: seen.append(done))
+    c = certify(model, x, y, method=method, steps=3, batch=1, progress=lambda *done: seen.append(done))
     assert c.method == method
     assert c.seconds > 0
     assert (c.evaluations > 0).all()

@@ -107,7 +107,7 @@ def test_methods_that_cannot_be_used_are_named() -> None:
     assert audit_certify.checked_method("crown", math.inf) == "crown"
     with pytest.raises(UnknownNameError, match="Did you mean 'crown'"):
         audit_certify.checked_method("crwon", 2)
-    with pytest.raises(InputError, match="certify: the product of norms bounds L2 alone"):
+    with pytest.raises(InputError, match="certify: product bounds L2 alone"):
         audit_certify.checked_method("product", math.inf)
 
 
@@ -120,16 +120,18 @@ def test_every_method_is_timed_and_one_that_takes_too_long_is_the_last(monkeypat
     found = audit_certify.certify_methods(
         model, x, y, norm=2, progress=lambda done, total: steps.append((done, total))
     ).values["methods"]
-    assert [entry["method"] for entry in found] == ["product", "interval", "crown", "crown-optimised"]
-    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    crown, optimised = (torch.tensor(entry["radius"]) for entry in found[2:])
+    assert [entry["method"] for entry in found] == ["product", "interval", "crown", "crown-optimised", "curvature"]
+    assert steps == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    crown, optimised = (torch.tensor(entry["radius"]) for entry in found[2:4])
     assert bool((optimised >= crown).all())
-    assert all(entry["seconds"] > 0 for entry in found)
+    assert all(entry["seconds"] > 0 for entry in found[:4])
+    assert found[4]["radius"] is None
+    assert found[4]["note"].startswith("2: a ReLU")
     in_linf = audit_certify.certify_methods(model, x, y, norm=math.inf).values["methods"]
     assert [entry["method"] for entry in in_linf] == ["interval", "crown", "crown-optimised"]
     monkeypatch.setattr(audit_certify, "_PATIENCE", 0.0)
     found = audit_certify.certify_methods(model, x, y, norm=2).values["methods"]
-    assert [entry["radius"] is None for entry in found] == [False, True, True, True]
+    assert [entry["radius"] is None for entry in found] == [False, True, True, True, True]
     assert found[3]["note"].startswith("left out: product alone took more than 0 s")
 
 

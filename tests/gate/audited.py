@@ -53,6 +53,7 @@ def folder(
     trust: Sequence[Mapping[str, Any]] = (GREEN,),
     hashes: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    certified: Sequence[float | None] | None = None,
 ) -> Path:
     """Write a run folder and return it.
 
@@ -63,6 +64,7 @@ def folder(
         trust: the checks; a red one makes it untrustworthy.
         hashes: of the images.
         settings: of the run.
+        certified: radius of every image, in an audit with certificates.
     """
     path.mkdir(parents=True)
     sizes = distances() if sizes is None else sizes
@@ -91,6 +93,8 @@ def folder(
         "forwards": [100] * len(sizes),
         "backwards": [100] * len(sizes),
     }
+    if certified is not None:
+        columns["certified"] = certified
     one = {name: [*values, *values] for name, values in columns.items()}
     # The rows of a single attack stand beside those of the worst of all; only the latter count.
     one["attack"] = ["lbfgs"] * len(sizes) + ["worst of"] * len(sizes)

@@ -198,6 +198,32 @@ def test_where_the_largest_change_is_attacked_its_median_is_guarded(tmp_path):
     assert names == ["trust", "clean_accuracy against the baseline", "median_linf against the baseline"]
 
 
+def test_a_drop_of_the_certified_radius_fails_where_both_runs_have_one_by_the_same_method(tmp_path):
+    """The examples found stay where they were; of 400 images the certificates alone shrink by a tenth."""
+    sizes = audited.distances()
+
+    def run(name, factor=0.5, method="crown", radii=None):
+        settings = {**audited.SETTINGS, "certify": method}
+        radii = [factor * size for size in sizes] if radii is None else radii
+        return audited.folder(tmp_path / name, sizes=sizes, settings=settings, certified=radii)
+
+    before = run("before")
+    outcome = gate(run("after", 0.45), baseline=before)
+    assert outcome.code == 1
+    dropped = outcome.checks[-1]
+    assert dropped.name == "certified_l2 against the baseline"
+    assert dropped.state is State.FAILED
+    assert dropped.numbers["difference"] == pytest.approx(-0.1 * dropped.numbers["baseline"])
+    assert [check.state for check in outcome.checks[1:3]] == [State.PASSED, State.PASSED]
+    assert gate(run("longer", 0.6), baseline=before).code == 0
+    with pytest.raises(InputError, match=r"certified by crown and .* by curvature.*--certify-method"):
+        gate(run("other", method="curvature"), baseline=before)
+    unfinished = run("unfinished", radii=[None, *(0.4 * size for size in sizes[1:])])
+    for later in (unfinished, audited.folder(tmp_path / "none", sizes=sizes)):
+        names = [check.name for check in gate(later, baseline=before).checks]
+        assert "certified_l2 against the baseline" not in names
+
+
 def test_rows_that_are_missing_or_damaged_are_named(tmp_path):
     before, after = (audited.folder(tmp_path / name) for name in ("before", "after"))
     (before / "rows.parquet").write_bytes(b"no table")

@@ -118,6 +118,28 @@ def test_a_stopped_row_returns_its_best_point_and_frees_its_slot() -> None:
     assert victim.item() not in run(solver, mixed)
 
 
+def test_new_rows_take_the_slots_of_rows_that_ended_and_no_other_moves() -> None:
+    mixed = truth.mixture(12)
+    solver, alone = make(mixed, 6), make(mixed, 6)
+    for each in (solver, alone):
+        insert(each, mixed, torch.arange(6))
+        tick(each, mixed)
+        each.stop(torch.tensor([1, 4]))
+    assert (solver.live, solver.free) == (4, 2)
+    insert(solver, mixed, torch.tensor([7]))
+    assert (solver.live, solver.free) == (5, 1)
+    tags = solver.ask()[1].tolist()
+    assert tags == [0, 7, 2, 3, 5]  # one slot refilled, the other closed by the last row
+    assert torch.equal(solver.ask()[0][1], mixed.x0[7].clamp(mixed.lower[7], mixed.upper[7]))
+    assert sorted(solver.state_dict()["_tag"].tolist()) == [0, 2, 3, 5, 7]
+    assert sorted(alone.state_dict()["_tag"].tolist()) == [0, 2, 3, 5], "holes are no part of a state"
+    expected, ended = run(alone, mixed), run(solver, mixed)
+    assert sorted(ended) == [0, 2, 3, 5, 7]
+    for tag, (x, _) in expected.items():
+        flat = mixed.problems[int(mixed.kind[tag])].name.startswith("powell")
+        torch.testing.assert_close(ended[tag][0], x, rtol=0, atol=2e-2 if flat else 2e-4)
+
+
 def test_a_saved_solver_goes_on_to_the_same_end() -> None:
     mixed = truth.mixture(9)
     whole = make(mixed, 9)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import matplotlib
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from intriguing.report import charts, pen, svg
@@ -238,6 +238,9 @@ def test_blocks_that_do_not_touch_stay_where_they_want_to_be():
 
 
 @given(st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=5))
+@example([2e-06])
+@example([1.0])
+@example([5.0, 5.0])
 def test_a_logarithmic_scale_holds_its_values_between_its_ticks(values):
     to_x, ticks = pen.scale(values, 0.0, 100.0, log=True)
     assert len(ticks) >= 2

@@ -8,6 +8,7 @@ product           the margin over the product of the layers' norms; Szegedy et a
 interval          interval arithmetic; Gowal et al. 2018. An L2 ball is taken as the cube around it.
 crown             linear relaxation backwards; Zhang et al. 2018.
 crown-optimised   the same with the lines' slopes learned for each image; Xu et al. 2021. Never below `crown`.
+curvature         second order, for nets of sigmoid and tanh; after Singla and Feizi 2020. L2 only. Never below `crown`.
 ================  ===================================================================================================
 """
 
@@ -23,16 +24,19 @@ from torch import Tensor, nn
 
 from intriguing.bounds import network
 from intriguing.bounds.crown import ENTRIES, bounds_over, lower_bound
+from intriguing.bounds.curvature import Curvature, check_smooth
 from intriguing.bounds.graph import Graph
 from intriguing.bounds.optimised import Learner
 from intriguing.bounds.region import ball, checked_norm, farthest
+from intriguing.bounds.relaxation import Activation
 from intriguing.bounds.tracing import trace
 from intriguing.errors import DataError, InputError, ModelError, UnknownNameError
 from intriguing.nets.load import Model, as_model
 
-METHODS = ("product", "interval", "crown", "crown-optimised")
+METHODS = ("product", "interval", "crown", "crown-optimised", "curvature")
 _COMPARED = 16  # images on which the graph must agree with the net before anything is said
 _SHARE = 1e-12  # of a radius, more than the rounding of a distance in float64
+_BENT = 1.35  # how much farther a bound of second order usually reaches than one by lines, to begin with
 _EVALUATIONS = 60  # of the root search, a guard; 6 to 10 are usual
 
 
@@ -108,8 +112,8 @@ def certify(
         A `Certificate`. What an image gets does not depend on the others.
 
     Raises:
-        ModelError: an operation without a rule, with its path, see `tracing.trace`; or a net that does not compute
-            what its operations say, as with a hook that changes values.
+        ModelError: an operation without a rule, with its path, see `tracing.trace`; a net that does not compute
+            what its operations say, as with a hook that changes values; a ReLU with ``"curvature"``.
         InputError: a norm, method, batch, tolerance or labels that cannot be used.
         DataError: images outside the box.
 
@@ -134,6 +138,10 @@ def certify(
     model.check_inputs(x)
     device = model.device
     graph = trace(model, x.shape[1:], device)
+    if method == "curvature":
+        if length != 2:
+            raise InputError('norm: curvature bounds the L2 norm alone; use method="crown" for inf')
+        check_smooth(graph)
     _check_labels(y, len(x), graph.nodes[-1].shape[0])
     _check_graph(graph, model, x[:_COMPARED])
     lipschitz = network.product(network.layer_bounds(model, x.shape[1:])) if method == "product" else None
@@ -146,7 +154,12 @@ def certify(
         if lipschitz is not None:
             parts.append(search.by_constant(lipschitz))
         else:
-            parts.append(search.run(refine=method != "interval", steps=steps if method == "crown-optimised" else 0))
+            search.run(refine=method != "interval")
+            if method == "crown-optimised":
+                search.learn(steps)
+            elif method == "curvature":
+                search.bend()
+            parts.append((search.radius, search.lost, search.evaluations))
         if progress is not None:
             progress(min(start + size, len(x)), len(x))
     radius, rounding, evaluations = (torch.cat(column).to(x.device) for column in zip(*parts, strict=True))
@@ -164,6 +177,7 @@ class _Search:
         self.forms = differences(y, graph.nodes[-1].shape[0])
         self.evaluations = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self.lost = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        self.cap = farthest(x, norm, box)
 
     def margin(self, eps: Tensor, rows: Tensor, refine: bool) -> Tensor:
         """Return the least bound of z_y - z_j over the balls of images `rows`, (R,)."""
@@ -177,26 +191,49 @@ class _Search:
         # An overflow is no proof.
         return torch.nan_to_num(worst, nan=-math.inf)
 
-    def run(self, *, refine: bool, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return radius, rounding and evaluations of each image."""
-        B = len(self.x)
-        every = torch.arange(B, device=self.x.device)
-        zero = torch.zeros(B, dtype=torch.float64, device=self.x.device)
-        start = self.margin(zero, every, False)  # intervals are exact at a point, but for rounding
-        cap = farthest(self.x, self.norm, self.box)
-        guess = torch.minimum(self._linear_radius() / 2, cap)
-        radius = largest_radius(
-            lambda eps, rows: self.margin(eps, rows, refine), start, guess, cap, tolerance=self.tolerance
+    def run(self, *, refine: bool) -> None:
+        """Find the radii by intervals or lines."""
+        every = torch.arange(len(self.x), device=self.x.device)
+        zero = torch.zeros(len(self.x), dtype=torch.float64, device=self.x.device)
+        self.start = self.margin(zero, every, False)  # intervals are exact at a point, but for rounding
+        guess = torch.minimum(self._linear_radius() / 2, self.cap)
+        self.radius = largest_radius(
+            lambda eps, rows: self.margin(eps, rows, refine), self.start, guess, self.cap, tolerance=self.tolerance
         )
-        if steps:
-            live = ((radius > 0) & torch.isfinite(radius)).nonzero().squeeze(1)
-            if len(live):
-                learner = Learner(self.graph, self.x[live], self.forms[live], self.norm, self.box)
-                learned, lost = learner.run(radius[live], steps)
-                radius[live] = torch.where(learned >= cap[live], math.inf, learned)  # the ball holds all of the box
-                self.lost[live] = torch.where(lost >= 0, lost, self.lost[live])
-                self.evaluations[live] += steps
-        return radius, self.lost, self.evaluations
+
+    def _unsettled(self) -> Tensor:
+        return ((self.radius > 0) & torch.isfinite(self.radius)).nonzero().squeeze(1)
+
+    def learn(self, steps: int) -> None:
+        """Enlarge the radii by learning the slopes of lines."""
+        live = self._unsettled()
+        if len(live):
+            learner = Learner(self.graph, self.x[live], self.forms[live], self.norm, self.box)
+            learned, lost = learner.run(self.radius[live], steps)
+            cap = self.cap[live]
+            self.radius[live] = torch.where(learned >= cap, math.inf, learned)  # the ball holds all of the box
+            self.lost[live] = torch.where(lost >= 0, lost, self.lost[live])
+            self.evaluations[live] += steps
+
+    def bend(self) -> None:
+        """Enlarge the radii by bounds of second order."""
+        live = self._unsettled()
+        if not len(live) or not any(isinstance(node.operation, Activation) for node in self.graph.nodes):
+            return
+        curvature = Curvature(self.graph, self.x[live], self.forms[live], self.box)
+
+        def margin(eps: Tensor, rows: Tensor) -> Tensor:
+            worst, lost = curvature.margin(eps, rows)
+            at, proved = live[rows], worst > 0
+            self.evaluations[at] += 1
+            better = proved & (eps > self.radius[at])
+            self.lost[at[better]] = lost[better]
+            return torch.nan_to_num(worst, nan=-math.inf)
+
+        cap = self.cap[live]
+        guess = torch.minimum(_BENT * self.radius[live], cap)
+        bent = largest_radius(margin, self.start[live], guess, cap, tolerance=self.tolerance)
+        self.radius[live] = torch.maximum(self.radius[live], bent)
 
     def by_constant(self, lipschitz: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return the radius min_j (z_y - z_j) / (2^(1/2) L); of the difference of two logits L is 2^(1/2) times."""
@@ -351,4 +388,7 @@ def _batch_size(graph: Graph, method: str) -> int:
         if rows > 1 and any(place in node.inputs for node in graph.nodes if node.operation is not None):
             rows = max(rows, 2 * size) if place else rows
     per_image = min(rows, 1024) * max(sizes)
+    if method == "curvature":  # its own arrays: matrices for each difference, and each unit's gradient
+        units = max(sizes[place] for node in graph.nodes for place in node.inputs if node.operation is not None)
+        per_image = max(per_image, graph.nodes[-1].shape[0] * min(units, sizes[0]) ** 2)
     return max(1, min(256, ENTRIES // per_image))

@@ -71,6 +71,13 @@ class Region:
         lost = (unit + own) * torch.linalg.vector_norm(A, dim=-1) * size + own * const.abs()
         return least + const - lost, lost.detach()
 
+    @torch.no_grad()
+    def minimiser(self, A: Tensor) -> Tensor:
+        """Return the displacements (B, S, n) at which forms A (B, S, n) are about least, in ball and box; L2 alone."""
+        near, far = self.low[:, None] - self.centre[:, None], self.high[:, None] - self.centre[:, None]
+        multiplier = _multiplier(A, near, far, self.eps[:, None].clamp_min(_POINT))
+        return torch.clamp(A / -multiplier[..., None], near, far)
+
     def _ball(self, A: Tensor, centre: Tensor, low: Tensor, high: Tensor) -> Tensor:
         eps = self.eps[:, None].clamp_min(_POINT)
         with torch.no_grad():

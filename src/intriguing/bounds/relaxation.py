@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 _FAR = 40.0  # beyond this the logistic function is 0 or 1 to the last bit of float64
+_PIECES = 32  # of an interval on which a second difference is sampled
+_SERIES = 1e-2  # distance from its centre below which it is taken from its series, whose next term is 1e-8
+_FOURTH = 0.14  # more than the fourth derivative of the logistic function has anywhere
 _TABLE = 4096  # points of the table of tangents; a coarse table costs tightness, never soundness
 
 
@@ -112,6 +115,39 @@ class Logistic(Activation):
         """Return f'(z)."""
         p = torch.sigmoid(self.rate * z)
         return self.height * self.rate * p * (1 - p)
+
+    def steepest(self, low: Tensor, high: Tensor) -> Tensor:
+        """Return the largest slope on [low, high]: at its point nearest to 0."""
+        return self.derivative(torch.minimum(torch.maximum(low, torch.zeros_like(low)), high))
+
+    @torch.no_grad()
+    def second_difference(self, centre: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return bounds of 2 (f(z) - f(c) - f'(c) (z - c)) / (z - c)^2 over z in [low, high].
+
+        It is the mean of f'' between c and z with weight 2 (1 - t), so that its own second derivative is at most a
+        sixth of that of f'': between samples h apart it exceeds them by at most h^2 / 8 of that.
+
+        Args:
+            centre: c, which is taken into the interval.
+            low: of the shape of c.
+            high: likewise.
+        """
+        c, low, high = (
+            self.rate * value for value in (centre, torch.minimum(low, centre), torch.maximum(high, centre))
+        )
+        share = torch.linspace(0, 1, _PIECES + 1, dtype=c.dtype, device=c.device)
+        z = low[..., None] + (high - low)[..., None] * share
+        p = torch.sigmoid(c)[..., None]
+        d = z - c[..., None]
+        slope = p * (1 - p)
+        second, third = slope * (1 - 2 * p), slope * (1 - 6 * slope)
+        series = second + d * third / 3 + d * d * second * (1 - 12 * slope) / 12
+        far = d.abs() > _SERIES
+        safe = torch.where(far, d, torch.ones_like(d))
+        q = torch.where(far, 2 * (torch.sigmoid(z) - p - slope * d) / safe.square(), series)
+        between = ((high - low) / _PIECES).square() * (_FOURTH / 48) + 1e-7
+        scale = self.height * self.rate**2
+        return scale * (q.amin(-1) - between), scale * (q.amax(-1) + between)
 
     def turning_points(self, slope: Tensor) -> tuple[Tensor, ...]:
         """See `Activation`: p (1 - p) = t gives z = +-(2 log(1 + q) - log(4 t)) with q = (1 - 4 t)^(1/2)."""

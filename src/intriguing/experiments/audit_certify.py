@@ -19,6 +19,7 @@ from intriguing.nets.load import Model
 from intriguing.records import Record
 
 PRODUCT = "product"
+_IN_L2 = (PRODUCT, "curvature")  # methods that bound no other norm
 _STEPS = 20  # of crown-optimised where methods are compared: most of what 60 gain, in a third of the time
 _PATIENCE = 60.0  # seconds: after a method that took longer on the sample, the costlier ones are left out
 
@@ -30,14 +31,12 @@ def checked_method(method: str, norm: float) -> str:
 
     Raises:
         UnknownNameError: no such method.
-        InputError: the product of norms in another norm than L2.
+        InputError: the product of norms, or curvature, in another norm than L2.
     """
     if method not in METHODS:
         raise UnknownNameError("certify method", method, METHODS)
-    if method == PRODUCT and norm != 2:
-        raise InputError(
-            "certify: the product of norms bounds L2 alone and the audit is in Linf; use crown, or leave --norm out"
-        )
+    if method in _IN_L2 and norm != 2:
+        raise InputError(f"certify: {method} bounds L2 alone and the audit is in Linf; use crown, or leave --norm out")
     return method
 
 
@@ -125,7 +124,7 @@ def certify_methods(
         Values ``methods``, of each ``method``, ``seconds`` per image, ``note`` on why it was left out or nothing, and
         ``radius`` of every image, None where it was left out.
     """
-    methods = [method for method in METHODS if method != PRODUCT or norm == 2]
+    methods = [method for method in METHODS if method not in _IN_L2 or norm == 2]
     found: list[dict[str, Any]] = []
     late = ""
     for place, method in enumerate(methods):

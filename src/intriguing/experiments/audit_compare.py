@@ -13,6 +13,10 @@ import torch
 from intriguing.errors import InputError
 from intriguing.experiments import audit_figures, resampling
 from intriguing.experiments.audit_figures import WORST, Rows
+from intriguing.experiments.resampling import Array, Statistic
+
+CERTIFIED = "certified"
+"""The median certified radius over the images that a net gets right, where both runs have certificates."""
 
 _SHOWN = 3  # hashes a message names
 
@@ -84,11 +88,20 @@ def compare(rows_a: Rows, rows_b: Rows, generator: torch.Generator) -> Compariso
     a = audit_figures.columns(rows_a)
     b = audit_figures.columns({name: np.asarray(values)[at] for name, values in rows_b.items()})
     pairs = {name: (figure.of(a), figure.of(b)) for name, figure in audit_figures.figures().items()}
+    radii = [_radii(rows) for rows in (rows_a, rows_b)]
+    if radii[0] is not None and radii[1] is not None:
+        pairs[CERTIFIED] = Statistic(radii[0], a.right, 0.5), Statistic(radii[1][at], b.right, 0.5)
     figures = {
         name: Difference(pairs[name][0].value, pairs[name][1].value, found.measured, found.low, found.high, found.n)
         for name, found in resampling.differences(pairs, generator).items()
     }
     return Comparison(figures, len(at))
+
+
+def _radii(rows: Rows) -> Array | None:
+    """Return the certified radii of rows, or None where not all have one."""
+    values = list(rows.get(CERTIFIED, [None]))
+    return None if any(value is None for value in values) else np.asarray(values, dtype=np.float64)
 
 
 def _pairs(rows_a: Rows, rows_b: Rows) -> list[int]:

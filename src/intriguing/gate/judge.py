@@ -158,7 +158,8 @@ def gate(
         run: the folder of a finished audit.
         require: conditions, see `condition`; all must hold.
         baseline: the folder of an earlier audit with the same attacks on the same images. A drop of the clean
-            accuracy or of the median distance fails if its paired 95% bootstrap interval excludes 0.
+            accuracy, of the median distance or, where both have certificates, of the median certified radius fails if
+            its paired 95% bootstrap interval excludes 0.
         seed: of the bootstrap.
 
     Raises:
@@ -267,8 +268,18 @@ def _compared(run: Path, document: Mapping[str, Any], baseline: Path, seed: int)
         found = audit_compare.compare(rows_a, rows_b, rng.generator("gate/baseline", seed))
     except InputError as error:
         raise InputError(f"baseline: {baseline} and {run} cannot be compared: {error}") from error
-    guarded = _GUARDED[str(settings_b.get("norm")) == "inf"]
-    return [_drop(name, found.figures[name]) for name in guarded if name in found.figures]
+    largest = str(settings_b.get("norm")) == "inf"
+    checks = [_drop(name, found.figures[name]) for name in _GUARDED[largest] if name in found.figures]
+    if audit_compare.CERTIFIED in found.figures:
+        methods = [settings.get("certify") for settings in (settings_a, settings_b)]
+        if methods[0] != methods[1]:
+            raise InputError(
+                f"baseline: {baseline} is certified by {methods[0]} and {run} by {methods[1]}, whose radii differ on "
+                "the same model; audit both with the same --certify-method"
+            )
+        name = f"certified_{'linf' if largest else 'l2'}"
+        checks.append(_drop(name, found.figures[audit_compare.CERTIFIED]))
+    return checks
 
 
 def _drop(name: str, found: Difference) -> Check:

@@ -119,7 +119,7 @@ def _log_scale(values: Sequence[float], left: float, right: float) -> tuple[Call
     fine = [m * 10.0**e for e in range(first, max(last, first + 1) + 1) for m in (1, 2, 5)]
     below = max(t for t in fine if t <= min(values) * (1 + 1e-9))
     above = min((t for t in fine if t >= max(values) * (1 - 1e-9)), default=fine[-1])
-    ticks = [t for t in fine if below <= t <= max(above, below * 2)]
+    ticks = [t for t in fine if below <= t <= max(above, 2.6 * below)]  # from 2 the next is 5
     if len(ticks) > room:
         step = max(1, math.ceil((last - first + 1) / room))
         last = first + step * math.ceil((last - first) / step)

@@ -1,8 +1,8 @@
 """The sandwich: how near what can be proved comes to what can be found, for nets trained in different ways.
 
 It follows section 4.3 of Szegedy et al. 2014 (arXiv:1312.6199) with the bounds of its descendants: Zhang et al. 2018
-(arXiv:1811.00866), Xu et al. 2021 (arXiv:2011.13824); and the trainings of Yoshida and Miyato 2017 (arXiv:1705.10941)
-and Madry et al. 2018 (arXiv:1706.06083).
+(arXiv:1811.00866), Xu et al. 2021 (arXiv:2011.13824), Singla and Feizi 2020 (arXiv:2006.00731); and the trainings of
+Yoshida and Miyato 2017 (arXiv:1705.10941) and Madry et al. 2018 (arXiv:1706.06083).
 """
 
 from __future__ import annotations
@@ -88,12 +88,14 @@ TRAINING = Exhibit(
 SANDWICH = Study(
     name="sandwich",
     title="The sandwich: proved, unknown, found",
-    citation="Bounds: H. Zhang et al., NeurIPS 2018, arXiv:1811.00866; K. Xu et al., ICLR 2021, arXiv:2011.13824. "
-    "Trainings: Y. Yoshida, T. Miyato 2017, arXiv:1705.10941; A. Madry et al., ICLR 2018, arXiv:1706.06083. The "
-    "question: C. Szegedy et al., ICLR 2014, arXiv:1312.6199, section 4.3.",
+    citation="Bounds: H. Zhang et al., NeurIPS 2018, arXiv:1811.00866; K. Xu et al., ICLR 2021, arXiv:2011.13824; "
+    "S. Singla, S. Feizi, ICML 2020, arXiv:2006.00731. Trainings: Y. Yoshida, T. Miyato 2017, arXiv:1705.10941; "
+    "A. Madry et al., ICLR 2018, arXiv:1706.06083. The question: C. Szegedy et al., ICLR 2014, arXiv:1312.6199, "
+    "section 4.3.",
     summary="For every image the distance to the nearest adversarial example lies between what is proved and what is "
     "found. This page shows both ends for nets trained in different ways, and how much is left between them.",
     exhibits=(TRAINING,),
+    kicker="A question of the paper, followed up",
     parts={
         "What is proved and what is found": "FC100-100-10 has two hidden layers of 100 sigmoid units each and ten "
         "outputs."

@@ -136,6 +136,7 @@ class Study:
 
     Attributes:
         parts: the parts of the page and a sentence on each, in order; an exhibit names the one it stands in.
+        kicker: the line above the page's title.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Study:
     summary: str
     exhibits: tuple[Exhibit, ...]
     parts: Mapping[str, str] = field(default_factory=dict)
+    kicker: str = "The paper, measured again"
 
     def exhibit(self, name: str) -> Exhibit:
         """Return the exhibit called `name`."""
