@@ -8,7 +8,7 @@ from soundness import Block, digits, drawn, seeded, small_nets, trained, violati
 from torch import nn
 
 from intriguing import attacks
-from intriguing.bounds import crown, relaxation
+from intriguing.bounds import certificates, crown, relaxation
 from intriguing.bounds.certificates import METHODS, certify, largest_radius
 from intriguing.errors import DataError, InputError, ModelError
 from intriguing.nets.load import Model
@@ -165,6 +165,21 @@ def test_the_library_finds_nothing_inside_a_certified_radius():
         found = attacks.LBFGS(target="all", budget=200)(NETS[name], x, y)
         assert (c.radius <= found.distance).all()
         assert (c.radius > 0).all()
+
+
+def test_the_other_lines_of_steep_sigmoids_enlarge_a_radius_and_none_shrinks(monkeypatch):
+    """Where the tangent through the far end is the better line; with it left out, some radii are smaller."""
+    layers = (nn.Flatten(), nn.Linear(3, 8), nn.Sigmoid(), nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 3))
+    net = drawn(nn.Sequential(*layers), 3, 6.0)
+    x = torch.rand(20, 1, 1, 3, generator=seeded(5))
+    model = Model(net)
+    y = model.predict(x)
+    both = certify(model, x, y, box=False).radius
+    monkeypatch.setattr(certificates._Search, "_touch", lambda search: None)
+    middle = certify(model, x, y, box=False).radius
+    assert (both >= middle).all()
+    assert (both > 1.1 * middle).any()
+    assert not violations(Model(net, box=(-99.0, 99.0)), x, y, both, 2).any()
 
 
 @pytest.mark.parametrize("name", NETS)

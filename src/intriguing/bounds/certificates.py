@@ -6,7 +6,7 @@ in its own dtype (see `crown` for what rounding is covered).
 ================  ===================================================================================================
 product           the margin over the product of the layers' norms; Szegedy et al. 2014, section 4.3. L2 only.
 interval          interval arithmetic; Gowal et al. 2018. An L2 ball is taken as the cube around it.
-crown             linear relaxation backwards; Zhang et al. 2018.
+crown             linear relaxation backwards; Zhang et al. 2018. Two choices of lines for S-shaped activations.
 crown-optimised   the same with the lines' slopes learned for each image; Xu et al. 2021. Never below `crown`.
 curvature         second order, for nets of sigmoid and tanh; after Singla and Feizi 2020. L2 only. Never below `crown`.
 ================  ===================================================================================================
@@ -28,7 +28,7 @@ from intriguing.bounds.curvature import Curvature, check_smooth
 from intriguing.bounds.graph import Graph
 from intriguing.bounds.optimised import Learner
 from intriguing.bounds.region import ball, checked_norm, farthest
-from intriguing.bounds.relaxation import Activation
+from intriguing.bounds.relaxation import Activation, Logistic
 from intriguing.bounds.tracing import trace
 from intriguing.errors import DataError, InputError, ModelError, UnknownNameError
 from intriguing.nets.load import Model, as_model
@@ -36,6 +36,7 @@ from intriguing.nets.load import Model, as_model
 METHODS = ("product", "interval", "crown", "crown-optimised", "curvature")
 _COMPARED = 16  # images on which the graph must agree with the net before anything is said
 _SHARE = 1e-12  # of a radius, more than the rounding of a distance in float64
+_TOUCHED = 1.03  # how much farther tangents through the ends reach, where they do, to begin with
 _BENT = 1.35  # how much farther a bound of second order usually reaches than one by lines, to begin with
 _EVALUATIONS = 60  # of the root search, a guard; 6 to 10 are usual
 
@@ -179,11 +180,12 @@ class _Search:
         self.lost = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         self.cap = farthest(x, norm, box)
 
-    def margin(self, eps: Tensor, rows: Tensor, refine: bool) -> Tensor:
+    def margin(self, eps: Tensor, rows: Tensor, refine: bool, touching: bool = False) -> Tensor:
         """Return the least bound of z_y - z_j over the balls of images `rows`, (R,)."""
         region = ball(self.x[rows], eps, self.norm, self.box)
-        bounds = bounds_over(self.graph, region, refine=refine)
-        worst, which = lower_bound(self.graph, len(self.graph.nodes) - 1, self.forms[rows], region, bounds).min(1)
+        bounds = bounds_over(self.graph, region, refine=refine, touching=touching)
+        last = len(self.graph.nodes) - 1
+        worst, which = lower_bound(self.graph, last, self.forms[rows], region, bounds, touching=touching).min(1)
         assert bounds.lost is not None
         self.evaluations[rows] += 1
         proved = worst > 0
@@ -200,6 +202,26 @@ class _Search:
         self.radius = largest_radius(
             lambda eps, rows: self.margin(eps, rows, refine), self.start, guess, self.cap, tolerance=self.tolerance
         )
+        if refine and any(isinstance(node.operation, Logistic) for node in self.graph.nodes):
+            self._touch()
+
+    def _touch(self) -> None:
+        """Enlarge the radii where the other usual lines of S-shaped activations prove more; one try tells where."""
+        live = self._unsettled()
+        if not len(live):
+            return
+        farther = torch.minimum(self.radius[live] * (1 + 3 * self.tolerance), self.cap[live])
+        live = live[self.margin(farther, live, True, touching=True) > 0]
+        if len(live):
+            guess = torch.minimum(self.radius[live] * _TOUCHED, self.cap[live])
+            found = largest_radius(
+                lambda eps, rows: self.margin(eps, live[rows], True, touching=True),
+                self.start[live],
+                guess,
+                self.cap[live],
+                tolerance=self.tolerance,
+            )
+            self.radius[live] = torch.maximum(self.radius[live], found)
 
     def _unsettled(self) -> Tensor:
         return ((self.radius > 0) & torch.isfinite(self.radius)).nonzero().squeeze(1)

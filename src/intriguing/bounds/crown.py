@@ -67,6 +67,7 @@ def bounds_over(
     refine: bool = True,
     shares: Shares | None = None,
     signs: Mapping[int, Tensor] | None = None,
+    touching: bool = False,
 ) -> Bounds:
     """Return intervals of every value of the net over the region.
 
@@ -77,6 +78,7 @@ def bounds_over(
         shares: see `Shares`.
         signs: by node that enters a ReLU, (B, *shape) of 1, -1 or 0: the region is cut to where entries have this
             sign. Intervals may then be empty; they are returned with low = high.
+        touching: see `Activation.slopes`.
     """
     unit = torch.finfo(graph.dtype).eps / 2
     tiny = torch.finfo(graph.dtype).tiny
@@ -96,7 +98,7 @@ def bounds_over(
             bounds.high.append(high)
             bounds.error.append(error)
             if place in enter and refine:
-                _refine(graph, place, region, bounds, shares or {}, signs)
+                _refine(graph, place, region, bounds, shares or {}, touching)
             if signs is not None and place in signs:
                 _cut(bounds, place, signs[place])
     return bounds
@@ -111,6 +113,7 @@ def lower_bound(
     *,
     shares: Shares | None = None,
     multipliers: Mapping[int, Tensor] | None = None,
+    touching: bool = False,
 ) -> Tensor:
     """Return lower bounds (B, S) of the forms A h over the region, h the value at `place`.
 
@@ -123,6 +126,7 @@ def lower_bound(
         shares: see `Shares`.
         multipliers: by node that enters an activation, (B, S, *shape) numbers m: the bound is that of A h - m z,
             z that node's value; with m of the sign that z is known to have, it bounds A h itself there.
+        touching: see `Activation.slopes`.
     """
     coefficients, const = {place: A}, A.new_zeros(1, 1)
     lost = const
@@ -144,7 +148,7 @@ def lower_bound(
         else:
             assert isinstance(operation, Activation)
             share = None if shares is None else shares.get((place, at))
-            A, offset = _relaxed(operation, A, bounds, node.inputs[0], share)
+            A, offset = _relaxed(operation, A, bounds, node.inputs[0], share, touching)
             const = const + offset
             _add(coefficients, node.inputs[0], A)
     least, rounding = region.minimum(coefficients[0].flatten(2), const, torch.finfo(graph.dtype).eps / 2)
@@ -208,7 +212,7 @@ def _refine(
     region: Region,
     bounds: Bounds,
     shares: Shares,
-    signs: Mapping[int, Tensor] | None,
+    touching: bool,
 ) -> None:
     """Narrow the interval of a value that enters an activation, entry by entry."""
     low, high = bounds.low[place].flatten(1), bounds.high[place].flatten(1)
@@ -225,7 +229,7 @@ def _refine(
     for part in torch.split(rows, chunk, dim=1):
         unit = torch.zeros(*part.shape, n, dtype=low.dtype, device=low.device).scatter_(2, part[..., None], 1.0)
         A = torch.cat((unit, -unit), dim=1).reshape(len(part), -1, *graph.nodes[place].shape)
-        least = lower_bound(graph, place, A, region, bounds, shares=shares)
+        least = lower_bound(graph, place, A, region, bounds, shares=shares, touching=touching)
         found.append(least.reshape(B, 2, -1))
     below, above = torch.cat(found, dim=2).unbind(1)
     index = rows.expand(B, -1)
@@ -267,11 +271,11 @@ def _cut(bounds: Bounds, place: int, signs: Tensor) -> None:
 
 
 def _relaxed(
-    activation: Activation, A: Tensor, bounds: Bounds, source: int, share: Share | None
+    activation: Activation, A: Tensor, bounds: Bounds, source: int, share: Share | None, touching: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the coefficients of an activation's input, and what its lines' offsets add to the form."""
     low, high = bounds.low[source][:, None], bounds.high[source][:, None]
-    found = activation.slopes(low, high)
+    found = activation.slopes(low, high, touching=touching)
     if share is None:
         lower, upper = found.lower[2], found.upper[2]
     else:

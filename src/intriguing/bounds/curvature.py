@@ -40,7 +40,7 @@ from intriguing.bounds.relaxation import Activation, Logistic
 from intriguing.errors import ModelError
 
 UNITS = 1024  # units of one layer behind an activation; each costs two eigenvalue problems
-_THETA = 0.35  # share of e / |J d| that theta is; between 0.25 and 1 the radius changes by about 1%
+_THETA = 0.5  # theta is e / |J d|, by their largest values, over this; from 0.25 to 1 radii change by about 1%
 _STEPS = 8  # of Frank and Wolfe
 _OWN = 1e-9  # of all magnitudes summed, far more than float64 loses here
 _REUSED = 1.08  # radii up to this factor below the one at which remainders were bounded take those bounds

@@ -53,8 +53,12 @@ class Activation(ABC):
         """Return every x with f'(x) = slope, or any other finite or infinite x where there is none."""
 
     @abstractmethod
-    def slopes(self, low: Tensor, high: Tensor) -> Slopes:
-        """Return which slopes are worth choosing from on [low, high]."""
+    def slopes(self, low: Tensor, high: Tensor, *, touching: bool = False) -> Slopes:
+        """Return which slopes are worth choosing from on [low, high].
+
+        With `touching` the default of an S-shaped activation's line is the tangent through the interval's far end
+        wherever there is one, as in Zhang et al. 2018, and not at the middle of the interval.
+        """
 
     def below(self, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Return the largest t with slope * x + t <= f(x) on [low, high]."""
@@ -88,7 +92,7 @@ class ReLU(Activation):
         """See `Activation`; the kink is where every slope from 0 to 1 turns."""
         return (torch.zeros_like(slope),)
 
-    def slopes(self, low: Tensor, high: Tensor) -> Slopes:
+    def slopes(self, low: Tensor, high: Tensor, *, touching: bool = False) -> Slopes:
         """See `Activation`; of lines above, the chord is nowhere worse than any other."""
         on, off = low >= 0, high <= 0
         unsure = ~(on | off)
@@ -157,24 +161,25 @@ class Logistic(Activation):
         return x, -x
 
     @torch.no_grad()
-    def slopes(self, low: Tensor, high: Tensor) -> Slopes:
+    def slopes(self, low: Tensor, high: Tensor, *, touching: bool = False) -> Slopes:
         """See `Activation`. f - offset - height / 2 is odd, so lines below are lines above of [-high, -low]."""
         width = high - low
         middle = self.derivative((low + high) / 2)
         chord = torch.where(
             width > 1e-6, (self(high) - self(low)) / torch.where(width > 1e-6, width, torch.ones_like(width)), middle
         )
-        return Slopes(self._upper(-high, -low, chord), self._upper(low, high, chord))
+        return Slopes(self._upper(-high, -low, chord, touching), self._upper(low, high, chord, touching))
 
-    def _upper(self, low: Tensor, high: Tensor, chord: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _upper(self, low: Tensor, high: Tensor, chord: Tensor, touching: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return slopes of lines above: tangents where f is concave, beyond the one that passes through low."""
         touch = self._tangent_from(low)
         # Nothing but the chord where that tangent would touch behind the interval, as on convex parts.
         straight = touch >= high
         least = torch.where(straight, chord, self.derivative(high))
         largest = torch.where(straight, chord, self.derivative(touch))
-        # At the middle, or where the tangent through low touches if that is farther: no jump where low passes 0.
-        default = self.derivative(torch.maximum(touch, (low + high) / 2))
+        # At the middle, which leaves the least area, or where the tangent through low touches if that is farther.
+        middle = torch.maximum(touch, (low + high) / 2)
+        default = self.derivative(torch.where(low < 0, touch, middle) if touching else middle)
         return least, largest, torch.where(straight, chord, default)
 
     def _tangent_from(self, low: Tensor) -> Tensor:
