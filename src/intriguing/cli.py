@@ -67,11 +67,7 @@ Std = Annotated[str | None, typer.Option(help="Divides them afterwards, likewise
 
 Certify = Annotated[bool, typer.Option("--certify", help="Prove a radius within which no change of an image counts.")]
 CertifyMethod = Annotated[
-    str | None,
-    typer.Option(
-        help="crown (by default), crown-optimised, curvature (nets of sigmoid and tanh), product or interval.",
-        show_default=False,
-    ),
+    str | None, typer.Option(help="crown (default), crown-optimised, curvature, product, interval.", show_default=False)
 ]
 Fresh = Annotated[bool, typer.Option("--fresh/--resume", help="Compute everything again, or reuse what is finished.")]
 

@@ -218,6 +218,12 @@ def test_a_drop_of_the_certified_radius_fails_where_both_runs_have_one_by_the_sa
     assert gate(run("longer", 0.6), baseline=before).code == 0
     with pytest.raises(InputError, match=r"certified by crown and .* by curvature.*--certify-method"):
         gate(run("other", method="curvature"), baseline=before)
+    reversed_ = audited.folder(
+        tmp_path / "reversed", sizes=sizes[::-1], settings={**audited.SETTINGS, "certify": "crown"},
+        hashes=[f"{i:032x}" for i in range(len(sizes))][::-1], certified=[0.5 * size for size in sizes[::-1]],
+    )  # fmt: skip
+    same = gate(reversed_, baseline=before).checks[-1].numbers
+    assert (same["difference"], same["low"], same["high"]) == (0, 0, 0), "paired by image, not by place"
     unfinished = run("unfinished", radii=[None, *(0.4 * size for size in sizes[1:])])
     for later in (unfinished, audited.folder(tmp_path / "none", sizes=sizes)):
         names = [check.name for check in gate(later, baseline=before).checks]

@@ -97,7 +97,8 @@ class Curvature:
         self.activations = [at for at, node in enumerate(graph.nodes) if isinstance(node.operation, Activation)]
         self.values = graph.values(x)
         self.base = self._gateway()
-        self.basis = self._identity_form(self.base, 0)  # (1, d, n)
+        entries = self._entries(self.base)
+        self.basis = self._carried(self.base, entries, 0)[0][0].flatten(2)  # (1, d, n)
         # With F^T = U R and orthonormal columns in U, K = F^T Q F has the eigenvalues of R Q R^T, and zeros.
         self.R = torch.linalg.qr(self.basis[0].T, mode="r").R if self.base else None
         self.stretch = float(torch.linalg.matrix_norm(self.basis[0], 2)) ** 2 if self.base else 1.0
@@ -139,10 +140,7 @@ class Curvature:
 
     def _form(self, place: int, A: Tensor | None = None) -> _Form:
         """Return forms A (B, S, *shape) of the value at `place`, or its entries one by one."""
-        size = torch.Size(self.graph.nodes[place].shape).numel()
-        if A is None:
-            unit = torch.eye(size, dtype=torch.float64, device=self.x.device)
-            A = unit.reshape(1, size, *self.graph.nodes[place].shape)
+        A = self._entries(place) if A is None else A
         if place == self.base:
             return _Form(A.flatten(2), A.flatten(2) @ self.basis, {})
         left, outputs = self._carried(place, A, self.base)
@@ -150,10 +148,10 @@ class Curvature:
         base = left[self.base].flatten(2) if self.base in left else A.new_zeros(*A.shape[:2], shape.numel())
         return _Form(base, base @ self.basis if self.base else base, outputs)
 
-    def _identity_form(self, place: int, stop: int) -> Tensor:
-        size = torch.Size(self.graph.nodes[place].shape).numel()
-        A = torch.eye(size, dtype=torch.float64, device=self.x.device).reshape(1, size, *self.graph.nodes[place].shape)
-        return self._carried(place, A, stop)[0][stop].flatten(2) if place > stop else A.flatten(2)
+    def _entries(self, place: int) -> Tensor:
+        """Return the forms that are a value's entries, (1, n_k, *shape)."""
+        shape = torch.Size(self.graph.nodes[place].shape)
+        return torch.eye(shape.numel(), dtype=torch.float64, device=self.x.device).reshape(1, -1, *shape)
 
     def _carried(self, place: int, A: Tensor, stop: int) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Carry forms back along the tangents down to `stop`: coefficients left, and those of activations' outputs."""
