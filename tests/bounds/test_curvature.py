@@ -84,6 +84,25 @@ def test_an_unsound_bound_of_curvature_is_caught(monkeypatch, mutation):
     assert worst_gap(WIDE, steep, count=20) > 1e-6
 
 
+def test_what_is_kept_of_a_smaller_ball_is_never_used_for_a_larger_one():
+    """A bound does not depend on smaller radii tried before, and a kept one of a larger ball can only be lower."""
+    x, _ = digits(6)
+    model = smooth_nets()["three layers"]
+    form, rows = differences(model.predict(x), 10), torch.arange(6)
+    graph = trace(model, (1, 8, 8), torch.device("cpu"))
+
+    def bound(*radii: float) -> Tensor:
+        solver = curvature.Curvature(graph, x.double(), form, model.box)
+        return [solver.margin(torch.full((6,), eps, dtype=torch.float64), rows)[0] for eps in radii][-1]
+
+    fresh = bound(0.5)
+    torch.testing.assert_close(bound(0.1, 0.5), fresh, rtol=1e-12, atol=1e-12)
+    kept = bound(0.53, 0.5)
+    assert bool((kept <= fresh + 1e-12).all())
+    assert bool((kept < fresh - 1e-6).any())
+    torch.testing.assert_close(bound(0.6, 0.5), fresh, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("activation", [Logistic(), Logistic(2.0, 2.0, -1.0)])
 def test_second_differences_are_enclosed_and_tightly(activation):
     """Against values of the difference at 4,001 points of intervals narrow and wide, anywhere."""
