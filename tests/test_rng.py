@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from intriguing.rng import Streams, generator
+from intriguing.rng import Streams, generator, numpy_generator, resamples
 
 
 def images(count: int = 300) -> torch.Tensor:
@@ -55,3 +55,12 @@ def test_numbers_are_uniform_and_independent() -> None:
     signs = streams.signs(rows, 40, 0)
     assert set(signs.unique().tolist()) == {-1.0, 1.0}
     assert abs(signs.mean()) < 4 / signs.numel() ** 0.5
+
+
+def test_resamples_count_as_often_as_a_multinomial_draw() -> None:
+    counts = resamples(numpy_generator(generator("r", 0)), 5, 20_000)
+    assert counts.shape == (20_000, 5)
+    assert np.all(counts.sum(1) == 5)
+    # Means 1, variances n p (1 - p) = 4/5, covariances -n p^2 = -1/5; 5 standard errors of each are below 0.06.
+    np.testing.assert_allclose(counts.mean(0), 1, atol=0.035)
+    np.testing.assert_allclose(np.cov(counts.T), np.eye(5) - 1 / 5, atol=0.06)

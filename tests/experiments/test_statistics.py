@@ -187,6 +187,26 @@ def test_paired_p_of_few_images_is_exact() -> None:
     assert statistics.paired_p([1.0, 1.0, 1.0, 0.0], draw()) == pytest.approx(1 / 8)
 
 
+@pytest.mark.parametrize("n", [2, 9, 14, 15, 40])
+def test_paired_p_is_scipys(n: int) -> None:
+    values = np.random.default_rng(n).standard_normal(n) + 0.2
+    values[::4] = 0
+    exact = stats.permutation_test(
+        (values,),
+        lambda sample, axis: sample.mean(axis),
+        permutation_type="samples",
+        vectorized=True,
+        alternative="greater",
+        n_resamples=np.inf if n < 15 else 40_000,
+        rng=np.random.default_rng(0),
+    ).pvalue
+    found = statistics.paired_p(values.tolist(), draw())
+    # Where both are drawn they differ by at most 4 standard errors of the two.
+    assert found == pytest.approx(
+        exact, abs=1e-12 if n < 15 else 4 * (exact * (1 - exact) * (1 / 20_000 + 1 / 40_000)) ** 0.5
+    )
+
+
 def test_paired_p_of_no_difference_is_one() -> None:
     assert statistics.paired_p([0.0] * 30, draw()) == 1.0
     assert statistics.paired_p([], draw()) == 1.0

@@ -73,10 +73,11 @@ def test_the_normalisation_is_the_printed_formula() -> None:
     torch.testing.assert_close(norm(a), wanted)
 
 
+@pytest.mark.parametrize("beta", [0.6, 0.75])
 @pytest.mark.parametrize("size", [3, 4, 5])
-def test_the_normalisation_is_torchs(size: int) -> None:
+def test_the_normalisation_is_torchs(size: int, beta: float) -> None:
     a = (10 * torch.randn(2, 9, 4, 5, generator=rng.generator("a", 0), dtype=torch.float64)).requires_grad_()
-    ours, theirs = (kind(size, alpha=0.3, beta=0.6, k=1.5) for kind in (ChannelNorm, nn.LocalResponseNorm))
+    ours, theirs = (kind(size, alpha=0.3, beta=beta, k=1.5) for kind in (ChannelNorm, nn.LocalResponseNorm))
     torch.testing.assert_close(ours(a), theirs(a))
     gradients = [torch.autograd.grad(norm(a).square().sum(), a)[0] for norm in (ours, theirs)]
     torch.testing.assert_close(*gradients)

@@ -12,7 +12,6 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -20,7 +19,7 @@ from intriguing.errors import InputError
 from intriguing.experiments.cells import cell, exact
 from intriguing.experiments.statistics import proportion
 from intriguing.records import Inputs, Record
-from intriguing.rng import generator
+from intriguing.rng import generator, numpy_generator
 
 CHOSEN = "values used to choose it"
 OTHERS = "values marked from memory, not used"
@@ -68,7 +67,7 @@ def erratum_e12(
     size = int(sizes[best])
     lowest = chances[CHOSEN][best]
     # The same search on random percentages: how often does any size look as good?
-    random = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator("erratum-E12", seed))))
+    random = numpy_generator(generator("erratum-E12", seed))
     made = random.integers(_LAST + 1, size=(draws, len(groups[CHOSEN])))
     as_good = sum(int(_chances(fits, values).min() <= lowest) for values in made)
     luck = proportion(as_good, draws)

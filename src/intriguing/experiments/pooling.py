@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from intriguing.experiments import statistics
 from intriguing.experiments.statistics import Estimate
-from intriguing.rng import generator
+from intriguing.rng import generator, numpy_generator, resamples
 
 _RESAMPLES = 2000
 
@@ -73,9 +73,9 @@ def _resampled(answers: NDArray[np.float64], name: str, seed: int) -> NDArray[np
     """
     repeats, pairs, images = answers.shape
     stream = generator(f"bootstrap/pooled/{name}", seed)
-    draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=stream)))
-    times = np.vstack((np.ones(images), draw.multinomial(images, np.full(images, 1 / images), size=_RESAMPLES)))
-    weight = np.vstack((np.ones(repeats), draw.multinomial(repeats, np.full(repeats, 1 / repeats), size=_RESAMPLES)))
+    draw = numpy_generator(stream)
+    times = np.vstack((np.ones(images), resamples(draw, images, _RESAMPLES)))
+    weight = np.vstack((np.ones(repeats), resamples(draw, repeats, _RESAMPLES)))
     flat = answers.reshape(repeats * pairs, images)
     known = ~np.isnan(flat)
     counted = times @ known.T

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from intriguing import rng
 from intriguing.errors import InputError
 from intriguing.experiments.statistics import Estimate, proportion
 
@@ -136,7 +137,7 @@ def _resampled(statistics: Sequence[Statistic], generator: torch.Generator) -> l
     sizes = {len(statistic.values) for statistic in statistics}
     if len(sizes) > 1:
         raise InputError(f"statistics: expected all of the same images, got {sorted(sizes)} of them")
-    draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+    draw = rng.numpy_generator(generator)
     N = max(sizes, default=0)
     if not N:
         return [np.full(_RESAMPLES, np.nan) for _ in statistics]
@@ -144,8 +145,7 @@ def _resampled(statistics: Sequence[Statistic], generator: torch.Generator) -> l
     pieces: list[list[Array]] = [[] for _ in statistics]
     for start in range(0, _RESAMPLES, rows):
         R = min(rows, _RESAMPLES - start)
-        chosen = draw.integers(N, size=(R, N)) + N * np.arange(R)[:, None]
-        w = np.bincount(chosen.ravel(), minlength=R * N).reshape(R, N).astype(np.float64)
+        w = rng.resamples(draw, N, R)
         for found, statistic in zip(pieces, statistics, strict=True):
             found.append(statistic.of(w))
     return [np.concatenate(found) for found in pieces]

@@ -22,7 +22,7 @@ from intriguing.experiments.cells import attacked_images, cell, measured
 from intriguing.experiments.statistics import Estimate
 from intriguing.nets.load import Model
 from intriguing.records import Inputs, Record
-from intriguing.rng import generator
+from intriguing.rng import generator, numpy_generator, resamples
 from intriguing.training.sweep import restore_fc, untrained_fc
 
 NEAREST = "mean distortion, nearest of the three likeliest targets"
@@ -37,7 +37,7 @@ _RESAMPLES = 2000
 _SHUFFLES = 2000
 
 
-def attack(inputs: Inputs, *, images: int, seed: int) -> Record:
+def attack(inputs: Inputs, *, images: int, seed: int, evaluations: int = 100) -> Record:
     """Attack test images on one net of the sweep, and on the same net before it was trained.
 
     The untrained net knows no classes: its own answers stand for the labels. It may give all images the same answer,
@@ -47,6 +47,7 @@ def attack(inputs: Inputs, *, images: int, seed: int) -> Record:
         inputs: needs ``"net"``, a record of `training.sweep.train_fc`; data ``"test"``.
         images: how many test images, the same for every net of the sweep.
         seed: draws the images and the targets.
+        evaluations: the most of one solve; see `attacks.lbfgs`.
 
     Returns:
         One row per image: distortions ``random``, ``nearest`` and ``untrained`` (of the three likeliest targets), NaN
@@ -65,7 +66,9 @@ def attack(inputs: Inputs, *, images: int, seed: int) -> Record:
     cases = (("random", trained, labels), ("nearest", trained, labels), ("untrained", before, before.predict(x)))
     for done, (name, model, truth) in enumerate(cases, start=1):
         target = "random" if name == "random" else _LIKELIEST
-        result = LBFGS(target=target)(model, x, truth, generator=generator("slopes/targets", seed))
+        result = LBFGS(target=target, evaluations=evaluations)(
+            model, x, truth, generator=generator("slopes/targets", seed)
+        )
         reached = result.found
         columns[name] = torch.where(reached, result.distortion, math.nan).tolist()
         found[name] = [int(reached.sum()), int(result.attacked.sum())]
@@ -174,7 +177,7 @@ def _both(
     change = slope(t, values, draw)
     if not change.n:
         return change, {"label": "the nets shuffled", **measured(change)}, 1.0
-    chance = np.random.default_rng(int(torch.randint(2**62, (1,), generator=draw)))
+    chance = numpy_generator(draw)
     shuffled = chance.permuted(np.tile(t - t.mean(), (_SHUFFLES, 1)), axis=1)
     null = shuffled @ np.log(values.mean(1)) / float((t - t.mean()) @ (t - t.mean()))
     low, high = np.expm1(np.quantile(null, [0.025, 0.975]))
@@ -217,8 +220,8 @@ def slope(t: np.ndarray, values: np.ndarray, draw: torch.Generator) -> Estimate:
     spread = float(centred @ centred)
     logs = np.log(values.mean(1))
     b = float(logs @ centred) / spread
-    chance = np.random.default_rng(int(torch.randint(2**62, (1,), generator=draw)))
-    times = chance.multinomial(images, np.full(images, 1 / images), size=_RESAMPLES)
+    chance = numpy_generator(draw)
+    times = resamples(chance, images, _RESAMPLES)
     resampled = np.log(times @ values.T / images) @ centred / spread
     residuals = logs - logs.mean() - b * centred
     freedom = len(t) - 2

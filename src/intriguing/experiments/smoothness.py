@@ -23,7 +23,7 @@ from intriguing.experiments.cells import attacked_images, cell, measured, model_
 from intriguing.experiments.statistics import Estimate
 from intriguing.nets.load import Model
 from intriguing.records import Inputs, Record
-from intriguing.rng import generator
+from intriguing.rng import generator, numpy_generator, resamples
 
 RADIUS = "noise radius (L2 norm)"
 INSIDE = "images with an adversarial example inside that radius"
@@ -184,8 +184,8 @@ def _crossing(norms: Sequence[float], kept: Tensor, accuracy: float, draw: torch
     if not n:
         return Estimate(math.nan, 0, math.nan, math.nan)
     answers = kept.double().numpy()
-    chance = np.random.default_rng(int(torch.randint(2**62, (1,), generator=draw)))
-    times = chance.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
+    chance = numpy_generator(draw)
+    times = resamples(chance, n, _RESAMPLES)
     shares = np.vstack([answers.mean(1), times @ answers.T / n])
     crossings = [_interpolated(norms, share, accuracy) for share in shares]
     low, high = np.quantile(crossings[1:], [0.025, 0.975])

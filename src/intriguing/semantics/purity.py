@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own abbreviation)
 
+from intriguing import rng
 from intriguing.errors import InputError
 
 _RESAMPLES = 2000
@@ -171,7 +172,7 @@ def difference(one: Tensor, other: Tensor, *, generator: torch.Generator) -> Dif
     """
     if not len(one) or not len(other):
         raise InputError(f"both groups need at least one direction, got {len(one)} and {len(other)}")
-    draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+    draw = rng.numpy_generator(generator)
     means = [_resampled(group.double().numpy(), draw) for group in (one, other)]
     low, high = np.quantile(means[0] - means[1], [0.025, 0.975])
     measured = float(one.double().mean() - other.double().mean())
@@ -181,5 +182,5 @@ def difference(one: Tensor, other: Tensor, *, generator: torch.Generator) -> Dif
 def _resampled(values: NDArray[np.float64], draw: np.random.Generator) -> NDArray[np.float64]:
     """Return the means of resamples of the values."""
     n = len(values)
-    means: NDArray[np.float64] = draw.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES) @ values / n
+    means: NDArray[np.float64] = rng.resamples(draw, n, _RESAMPLES) @ values / n
     return means

@@ -41,6 +41,9 @@ def _data_or_architecture(settings: Settings) -> Cell:
         shares = [0.04, 0.08, 0.16, 0.25, 0.5, 0.75, 1.0] if small else [1 / 200, *shares]
         widths, depths = [12, 25, 50, 100, 200, 400, 800], [1, 2, 3, 4]
     images = settings.images if settings.full else min(settings.images, 48 if small else 96)
+    # On nets of ReLU a solve ends at a kink and seldom converges: half the evaluations find the same distances,
+    # within 0.3% on each of 47 images of the digits and 0.01% in the mean.
+    effort = {} if settings.full else {"evaluations": 50}
     needs: dict[str, Cell] = {}
 
     def point(label: str | None = None, x: float | None = None, **varied: Any) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def _data_or_architecture(settings: Settings) -> Cell:
             )
             needs[what] = Cell(
                 "intriguing.experiments.slopes:attack",
-                {"images": images, "seed": settings.seed},
+                {"images": images, "seed": settings.seed, **effort},
                 needs={"net": trained},
                 data=("test",),
                 label=f"attack {what}",
