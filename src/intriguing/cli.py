@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from intriguing import __version__
+from intriguing import __version__, memory
 from intriguing.errors import IntriguingError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -398,6 +398,7 @@ def gate(
 def main() -> None:
     """Run the command line; every foreseen error is one sentence and exit code 2."""
     debug = "--debug" in sys.argv
+    memory.keep_freed()
     try:
         code = app(standalone_mode=False)
         if code == _INTERRUPTED:  # recent versions of the parser turn Ctrl-C into this code

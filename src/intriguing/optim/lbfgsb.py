@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from intriguing.optim import arrays
 from intriguing.optim.status import Status
 from intriguing.optim.step import Rows, advance
 
@@ -45,6 +46,9 @@ class Finished:
     status: Tensor
     evaluations: Tensor
     iterations: Tensor
+
+
+_WIDE = ("_x", "_g", "_trial", "_W")  # what has n numbers a row, or more
 
 
 class Solver:
@@ -135,6 +139,9 @@ class Solver:
         self._R_inverse, self._YY, self._D = exact(memory, memory), exact(memory, memory), exact(memory)
         self._head, self._rejections, self._evaluations, self._iterations = count(), count(), count(), count()
         self._failures, self._tag = count(), count()
+        # The tick's small arrays are views of these, made once: nothing but the wide tensors is ever exchanged.
+        self._small = arrays.of_device(self.device)
+        self._small_state = {name: self._small.of(getattr(self, name)) for name in self._STATE if name not in _WIDE}
         # Rows live in the slots before `_end`, but for the holes, slots whose rows have ended since the last `ask`.
         self._end = 0
         self._holes = torch.zeros(0, dtype=torch.int64, device=self.device)
@@ -235,13 +242,13 @@ class Solver:
             )
         if L == 0:
             return self._take(torch.zeros(0, dtype=torch.int64, device=self.device), self._tag[:0])
-        self._evaluations[:L] += 1
+        self._small_state["_evaluations"][:L] += 1
         blocks = [slice(start, min(start + self._block, L)) for start in range(0, L, self._block)]
         told = [advance(self._rows(at), fun[at], gradient[at]) for at in blocks]
         self._x, self._trial = self._trial, self._x
         self._g, self._g_next = self._g_next, self._g
-        self._accepted = torch.cat([accepted for _, accepted in told])
-        status = torch.cat([status for status, _ in told])
+        self._accepted = torch.cat([self._small.tensor(accepted) for _, accepted in told])
+        status = torch.cat([self._small.tensor(status) for status, _ in told])
         ended = status.nonzero().squeeze(1)
         return self._take(ended, status[ended])
 
@@ -322,12 +329,14 @@ class Solver:
             lower, upper = self._lower[at], self._upper[at]
         else:
             lower, upper = self._lower, self._upper
-        views = {name[1:]: getattr(self, name)[at] for name in self._STATE if name != "_tag"}
+        views = {name[1:]: getattr(self, name)[at] for name in _WIDE}
+        views |= {name[1:]: array[at] for name, array in self._small_state.items() if name != "_tag"}
         return Rows(
             lower=lower,
             upper=upper,
             g_next=self._g_next[at],
             scratch=self._scratch,
+            small=self._small,
             tolerance=self.tolerance,
             max_evaluations=self.max_evaluations,
             **views,

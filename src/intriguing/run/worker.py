@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from intriguing import memory
 from intriguing.records import Images
 from intriguing.run.compute import compute
 from intriguing.run.failure import Failure
@@ -83,6 +84,7 @@ def main(channel: int) -> None:
     Args:
         channel: descriptor to write messages to.
     """
+    memory.keep_freed()
     orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
     splits: dict[str, Images] = {}
