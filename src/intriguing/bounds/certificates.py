@@ -38,6 +38,7 @@ _COMPARED = 16  # images on which the graph must agree with the net before anyth
 _SHARE = 1e-12  # of a radius, more than the rounding of a distance in float64
 _TOUCHED = 1.03  # how much farther tangents through the ends reach, where they do, to begin with
 _BENT = 1.35  # how much farther a bound of second order usually reaches than one by lines, to begin with
+_PIECES = 4  # pieces of `ENTRIES` coefficients that the rows of all images searched together fill
 _EVALUATIONS = 60  # of the root search, a guard; 6 to 10 are usual
 
 
@@ -403,14 +404,18 @@ def _check_labels(y: Tensor, count: int, classes: int) -> None:
 
 
 def _batch_size(graph: Graph, method: str) -> int:
-    """Return how many images keep the largest array of coefficients, rows times entries, within `ENTRIES`."""
+    """Return how many images to search together.
+
+    Forms are carried back in pieces of at most `ENTRIES` coefficients. Of images fewer at a time than the rows of one
+    would fill, most of the time goes into starting operations; of more than a few times that, pieces become short.
+    """
     sizes = [torch.Size(node.shape).numel() for node in graph.nodes]
-    rows = 1 if method in ("interval", "product") else graph.nodes[-1].shape[0]
-    for place, size in enumerate(sizes):
-        if rows > 1 and any(place in node.inputs for node in graph.nodes if node.operation is not None):
-            rows = max(rows, 2 * size) if place else rows
-    per_image = min(rows, 1024) * max(sizes)
+    enter = [sizes[at] for node in graph.nodes if isinstance(node.operation, Activation) for at in node.inputs]
+    rows = 1 if method in ("interval", "product") else max([graph.nodes[-1].shape[0], *(2 * size for size in enter)])
+    # What learns slopes keeps all rows at once, for their derivatives.
+    pieces = 1 if method == "crown-optimised" else _PIECES
+    count = pieces * ENTRIES // (min(rows, 1024) * max(sizes))
     if method == "curvature":  # its own arrays: matrices for each difference, and each unit's gradient
         units = max(sizes[place] for node in graph.nodes for place in node.inputs if node.operation is not None)
-        per_image = max(per_image, graph.nodes[-1].shape[0] * min(units, sizes[0]) ** 2)
-    return max(1, min(256, ENTRIES // per_image))
+        count = min(count, ENTRIES // (graph.nodes[-1].shape[0] * min(units, sizes[0]) ** 2))
+    return max(1, min(256, count))
