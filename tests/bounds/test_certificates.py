@@ -207,6 +207,14 @@ def test_an_image_gets_the_same_radius_alone_and_in_any_batch():
     torch.testing.assert_close(alone, together[5:6], rtol=1e-5, atol=0)
 
 
+def test_images_are_searched_together_by_the_rows_of_activations_not_of_pixels():
+    flat = [nn.Flatten(), nn.Linear(784, 100), nn.Sigmoid(), nn.Linear(100, 100), nn.Sigmoid(), nn.Linear(100, 10)]
+    net, x, seen = drawn(nn.Sequential(*flat), 0), torch.rand(40, 1, 28, 28, generator=seeded(0)), []
+    # 2 x 100 rows of 784 pixels, 8 bytes each: 32 MiB hold those of 26 images.
+    certify(Model(net, mean=0.1, std=0.3), x, torch.zeros(40, dtype=torch.int64), progress=lambda *d: seen.append(d))
+    assert seen == [(26, 40), (40, 40)]
+
+
 def test_wrong_images_get_zero_and_a_constant_net_everything():
     x, _ = digits(3)
     model = NETS["dense"]
