@@ -207,6 +207,11 @@ def test_paired_p_is_scipys(n: int) -> None:
     )
 
 
+def test_paired_p_refuses_what_is_not_a_number() -> None:
+    with pytest.raises(InputError, match="NaN"):
+        statistics.paired_p([1.0, math.nan], draw())
+
+
 def test_paired_p_of_no_difference_is_one() -> None:
     assert statistics.paired_p([0.0] * 30, draw()) == 1.0
     assert statistics.paired_p([], draw()) == 1.0

@@ -107,8 +107,13 @@ def paired_p(differences: Sequence[float], generator: torch.Generator) -> float:
     Args:
         differences: one per image, treatment minus control.
         generator: draws the flips.
+
+    Raises:
+        InputError: a difference that is not a number.
     """
     values = np.asarray(differences, dtype=np.float64)
+    if np.isnan(values).any():
+        raise InputError("differences: expected numbers, got NaN; leave out images that have none")
     values = values[values != 0]  # their signs change nothing
     n = len(values)
     if not n:

@@ -146,6 +146,9 @@ class Solver:
         self._end = 0
         self._holes = torch.zeros(0, dtype=torch.int64, device=self.device)
         self._accepted = torch.zeros(0, dtype=torch.bool, device=self.device)
+        # What most ticks end: nothing.
+        none, nowhere = torch.zeros_like(self._holes), torch.zeros(0, n, dtype=dtype, device=self.device)
+        self._none = Finished(none, nowhere, none.double(), nowhere, none, none, none)
 
     _STATE = (
         "_x", "_g", "_trial", "_W", "_f", "_gamma", "_t", "_R_inverse", "_YY", "_D",
@@ -285,6 +288,8 @@ class Solver:
     def _take(self, ended: Tensor, status: Tensor) -> Finished:
         """Copy out the rows `ended` and leave their slots to the next ones."""
         self._holes = ended
+        if not len(ended):
+            return self._none
         return Finished(
             tag=self._tag[ended],
             x=self._x.index_select(0, ended),
@@ -305,9 +310,12 @@ class Solver:
         source = (~gone[left:]).nonzero().squeeze(1) + left
         target = gone[:left].nonzero().squeeze(1)
         if len(source):
-            for name in (*self._STATE, "_lower", "_upper") if self._by_row else self._STATE:
+            for name in (*_WIDE, "_lower", "_upper") if self._by_row else _WIDE:
                 tensor = getattr(self, name)
                 tensor.index_copy_(0, target, tensor.index_select(0, source))
+            to, of = self._small.of(target), self._small.of(source)
+            for array in self._small_state.values():
+                array[to] = array[of]
         self._end, self._holes = left, self._holes[:0]
 
     def _bound(self, bound: Tensor | float | None, default: float) -> Tensor:
