@@ -54,6 +54,8 @@ def test_no_name_chooses_the_whole_study_and_names_come_in_its_order() -> None:
     study, exhibits = workflow.choose([])
     assert study.name == workflow.DEFAULT_STUDY
     assert exhibits == list(study.exhibits)
+    assert workflow.choose(["szegedy2014"]) == (study, exhibits)
+    assert [exhibit.name for exhibit in workflow.choose(["sandwich"])[1]] == ["training"]
     chosen = workflow.choose(["figure-7", "szegedy2014/table-1", "figure-7"])[1]
     assert [e.name for e in chosen] == ["table-1", "figure-7"]
 

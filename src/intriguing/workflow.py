@@ -60,7 +60,8 @@ def reproduce(
     Finished cells in the run folder are reused, so a run that was stopped goes on where it was.
 
     Args:
-        names: ``"table-1"`` or ``"szegedy2014/table-1"``; none means the whole default study.
+        names: ``"table-1"``, ``"szegedy2014/table-1"``, or ``"sandwich"`` for all of a study; none means the whole
+            default study.
         settings: data, images, seed, nets per recipe, size.
         out: the run folder; by default ``runs/<study>-<data>``.
         data_dir: where sets of images are looked up first; by default the environment's INTRIGUING_DATA.
@@ -157,13 +158,14 @@ def report(folder: str | os.PathLike[str], *, markdown: str | os.PathLike[str] |
 
 
 def choose(names: Sequence[str]) -> tuple[Study, list[Exhibit]]:
-    """Return the study and its exhibits that the names ask for; all of the default study for none.
+    """Return the study and its exhibits that the names ask for; a study's name asks for all, none for the default's.
 
     Raises:
         UnknownNameError: a name that no study has.
         InputError: names of more than one study.
     """
-    wanted = [name.rpartition("/") for name in names]
+    every = {name: [f"{name}/{exhibit.name}" for exhibit in study.exhibits] for name, study in STUDIES.items()}
+    wanted = [full.rpartition("/") for name in names for full in every.get(name, [name])]
     studies = {study or DEFAULT_STUDY for study, _, _ in wanted} or {DEFAULT_STUDY}
     for name in studies:
         if name not in STUDIES:

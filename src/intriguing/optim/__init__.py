@@ -1,4 +1,4 @@
-"""Batched box-constrained quasi-Newton minimisation. Knows nothing of images or nets; imports torch alone."""
+"""Batched box-constrained quasi-Newton minimisation. Knows nothing of images or nets; imports torch and NumPy alone."""
 
 from intriguing.optim.lbfgsb import Finished, Solver
 from intriguing.optim.minimize import Solution, minimize
