@@ -458,12 +458,12 @@ def _audited(outcome: object) -> None:
 
 
 def _summary(outcome: object) -> None:
+    from intriguing.report.record import tally
     from intriguing.workflow import Outcome
 
     assert isinstance(outcome, Outcome)
-    verdicts = [cell["verdict"] for cell in outcome.document["cells"]]
-    counts = {name: verdicts.count(name) for name in ("agrees", "same direction", "differs")}
-    _out.print(", ".join(f"{count} {name}" for name, count in counts.items()) + " (of the printed values)")
+    if counted := tally(outcome.document["cells"]):
+        _out.print(counted)
     _out.print(f"report   {escape(str(outcome.report))}")
     _out.print(f"results  {escape(str(outcome.results))}")
 

@@ -12,6 +12,19 @@ from intriguing.studies.spec import Exhibit, Printed, Study
 _COLUMNS = ("row", "column", "printed", "measured", "95% interval", "n", "control", "verdict")
 
 
+def tally(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many printed values agree, and how many do not; nothing where none was printed.
+
+    Example:
+        >>> tally([{"verdict": "agrees"}, {"verdict": "not printed"}])
+        '1 agrees, 0 same direction, 0 differs (of the printed values)'
+    """
+    verdicts = [cell["verdict"] for cell in cells]
+    counts = {word: verdicts.count(word) for word in ("agrees", "same direction", "differs")}
+    words = ", ".join(f"{count} {word}" for word, count in counts.items()) + " (of the printed values)"
+    return words if any(counts.values()) else ""
+
+
 def build(study: Study, document: Mapping[str, Any], *, command: str, seconds: Mapping[str, float]) -> str:
     """Return the run as Markdown: one table per exhibit, in the paper's order.
 
@@ -27,8 +40,8 @@ def build(study: Study, document: Mapping[str, Any], *, command: str, seconds: M
     lines = [f"# {study.title}: measured", "", study.citation, "", f"    {command}", ""]
     machine = [f"{name} {_text(where[name])}" for name in ("cpu", "cpus", "python", "torch", "device") if name in where]
     lines += ["; ".join(machine) + ".", ""] if machine else []
-    counts = {word: sum(cell["verdict"] == word for cell in cells) for word in ("agrees", "same direction", "differs")}
-    lines += [", ".join(f"{count} {word}" for word, count in counts.items()) + " (of the printed values).", ""]
+    counted = tally(cells)
+    lines += [f"{counted}.", ""] if counted else []
     lines += [
         "Errors, accuracies and shares are fractions. Marks of printed values: v checked against the running text, "
         "s second-hand, m from memory.",
