@@ -331,6 +331,8 @@ def test_findings_stand_at_their_sections_and_the_strongest_at_the_top(html):
 
 def test_the_page_says_on_which_images_the_run_measured():
     settings = {"data": "digits", "photographs": None}
-    assert "measured on “digits”; where the paper takes photographs, the same images" in page._measured_on(settings)
-    assert "photographs, on “grocery”" in page._measured_on({**settings, "photographs": "grocery"})
-    assert page._measured_on({}) == ""
+    splits = ("test", "photographs/test")
+    assert "measured on “digits”; where the paper takes photographs, the same" in page._measured_on(settings, splits)
+    assert "photographs, on “grocery”" in page._measured_on({**settings, "photographs": "grocery"}, splits)
+    assert "photographs" not in page._measured_on({**settings, "photographs": "grocery"}, ("test",))
+    assert page._measured_on({}, ()) == ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -82,7 +82,7 @@ def build(
         hero=max(heroes, key=lambda h: h["rank"], default=None),
         judged=bool(judged),
         summary=_sentence(judged),
-        measured_on=_measured_on(run.get("settings") or {}),
+        measured_on=_measured_on(run.get("settings") or {}, run.get("data") or {}),
         verdicts=tables.VERDICTS,
         marks=_MARKS,
         settings=fmt.flatten(run.get("settings") or {}),
@@ -234,15 +234,18 @@ def _sentence(cells: Sequence[tables.CellView]) -> str:
     return f"Of the {fmt.count(total)} printed numbers that this run measured again, {listed}."
 
 
-def _measured_on(settings: Mapping[str, Any]) -> str:
+def _measured_on(settings: Mapping[str, Any], splits: Collection[str]) -> str:
     """Say on which images the run measured, and so what its verdicts can mean; empty if it does not tell."""
     if not isinstance(settings.get("data"), str):
         return ""
     said = f"This run measured on “{fmt.clean(settings['data'])}”"
-    if settings.get("photographs"):
-        said += f" and, where the paper takes photographs, on “{fmt.clean(settings['photographs'])}”"
-    elif "photographs" in settings:
-        said += "; where the paper takes photographs, the same images, enlarged, stand in for them"
+    if any(split.startswith("photographs/") for split in splits):
+        chosen = settings.get("photographs")
+        said += (
+            f" and, where the paper takes photographs, on “{fmt.clean(chosen)}”"
+            if chosen
+            else "; where the paper takes photographs, the same images, enlarged, stand in for them"
+        )
     return (
         f"{said}. A printed value belongs to the paper’s own images: on others it is a landmark and not a target, and "
         "what should hold is the order of the numbers."
