@@ -12,8 +12,8 @@ from intriguing.studies.szegedy2014.cells import alexnet
 def _figure_5(settings: Settings) -> Cell:
     trained, untrained = alexnet(settings), alexnet(settings, untrained=True)
     effort = {"evaluations": 100, "solves": 20} if settings.full else {}
-    # The paper led 64 photographs to one class; where digits stand in for them, half as many do.
-    images = min(64 if settings.photographs is not None else 32, settings.images)
+    # The paper led 64 photographs to one class; where digits stand in for them, a short run leads half as many.
+    images = min(64 if settings.full or settings.photographs is not None else 32, settings.images)
 
     def led(label: str, needs: dict[str, Cell], **more: Any) -> Cell:
         chosen = {"images": images, "seed": settings.seed, **effort, **more}
