@@ -105,7 +105,8 @@ def certify(
         method: see `METHODS` and the module's table.
         tolerance: relative width at which the search for a radius stops.
         batch: how many images are bounded at once, which bounds the memory; by default as many as keep the
-            coefficients of a form for every unit of the widest layer of activations within 32 MiB (at most 256).
+            coefficients of a form for every unit of the widest layer of activations within 32 MiB (at most 256;
+            8 MiB where slopes are learnt).
         steps: of the slopes' optimisation; for ``"crown-optimised"``.
         box: intersect balls with the box. Without it the radius also holds for inputs outside, and is smaller.
         progress: called with (images done, images) after each batch.
