@@ -91,7 +91,7 @@ def _options(
 def reproduce(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[STUDY/]TABLE", help="For example table-1, or sandwich for a whole study; none: the paper."),
+        typer.Argument(metavar="[STUDY/]TABLE", help="A table, for example table-1, or a study; none: the paper."),
     ] = None,
     data: Annotated[str, typer.Option(help="Images: digits (embedded), mnist, a set's or folder's name.")] = "digits",
     images: Annotated[int, typer.Option(help="Training images to attack.")] = 256,
