@@ -29,6 +29,7 @@ import peers  # noqa: E402
 import picture  # noqa: E402
 import table  # noqa: E402
 import units  # noqa: E402
+from intriguing import memory  # noqa: E402
 
 _PREAMBLE = """# Minimal L2 attacks side by side
 
@@ -49,6 +50,7 @@ deviations from them:
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(1)
+    memory.keep_freed()  # every attack's passes are faster for it
     warnings.simplefilter("ignore")  # the peers' own, of which there are many
     end = time.monotonic() + arguments.seconds
     results = {}
