@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -14,7 +16,9 @@ import torch
 import small_run
 from intriguing import data, workflow
 from intriguing.errors import DataError, InputError, StoreError, UnknownNameError
+from intriguing.report import page
 from intriguing.store.files import seal, unseal
+from intriguing.store.folder import Store
 from intriguing.studies.spec import Settings
 from small_run import SETTINGS
 
@@ -125,6 +129,46 @@ def test_fresh_computes_the_same_numbers_again(run: Path) -> None:
         assert (small_run.created(run)[key] == times[key]) == (small_run.labels(run)[key] not in computed)
         for name, tensor in record.tensors.items():
             torch.testing.assert_close(tensor, before[key].tensors[name], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("change", ["nothing", "an edited page", "no page", "another command", "a record", "report"])
+def test_the_page_is_drawn_again_only_if_it_would_be_another(
+    run: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    small_run.reproduce(run, FIGURE)  # a copy's command names another folder
+    before = (run / "report.html").read_bytes()
+    drawn = []
+    build = page.build
+    monkeypatch.setattr(page, "build", lambda *parts, **more: drawn.append(1) or build(*parts, **more))
+    if change == "an edited page":
+        (run / "report.html").write_bytes(before.replace(b"Figure 7", b"Figure 8", 1))
+    elif change == "no page":
+        (run / "report.html").unlink()
+    elif change == "another command":
+        monkeypatch.setattr(workflow, "_command", lambda *parts: "intriguing reproduce figure-7 --data-dir elsewhere")
+    elif change == "a record":
+        key = small_run.key_of(run, "figure 7")
+        with Store(run) as store:
+            record, meta = store.get(key), store.meta(key)
+            assert record is not None
+            assert meta is not None
+            store.put(key, replace(record, values={**record.values, "notes": ["told later"]}), meta)
+    if change == "report":
+        workflow.report(run)
+    else:
+        assert small_run.reproduce(run, FIGURE)[1] == []
+    assert drawn == [1] * (change != "nothing")
+    after = (run / "report.html").read_bytes()
+    assert (after == before) == (change not in ("another command", "a record"))
+    assert (b"told later" in after) == (change == "a record")
+
+
+def test_what_is_slow_to_import_waits_until_it_is_used() -> None:
+    """A run with nothing left to compute is over in a few seconds, most of which are torch's import."""
+    slow = ("sklearn", "pandas", "scipy.stats", "scipy.optimize", "matplotlib", "pyarrow.dataset", "datasets")
+    code = f"import intriguing.workflow, sys; print([name for name in {slow} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 # -- damage -------------------------------------------------------------------------------------------------

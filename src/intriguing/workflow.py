@@ -17,7 +17,8 @@ from intriguing.data import ImageSet, halves
 from intriguing.data.split import HALVES, subset
 from intriguing.errors import DataError, InputError, StoreError, UnknownNameError
 from intriguing.records import Record
-from intriguing.report import page
+from intriguing.report import format as fmt
+from intriguing.report import kept
 from intriguing.report import record as record_text
 from intriguing.rng import generator
 from intriguing.run import results as results_document
@@ -119,7 +120,7 @@ def reproduce(
             progress=progress,
         )
         by_name = {exhibit.name: records[cell.key(hashes)] for exhibit, cell in zip(exhibits, cells, strict=True)}
-        return _write(folder, study, exhibits, settings, by_name, run)
+        return _write(store, folder, study, exhibits, settings, by_name, run)
 
 
 def report(folder: str | os.PathLike[str], *, markdown: str | os.PathLike[str] | None = None) -> Outcome:
@@ -150,7 +151,7 @@ def report(folder: str | os.PathLike[str], *, markdown: str | os.PathLike[str] |
                 )
             records[exhibit.name] = record
         seconds = _seconds(store, run["cells"].values())
-    outcome = _write(path, study, exhibits, settings, records, run)
+        outcome = _write(store, path, study, exhibits, settings, records, run, again=True)
     if markdown is not None:
         text = record_text.build(study, outcome.document, command=str(run.get("command", "")), seconds=seconds)
         _write_text(Path(markdown), text)
@@ -206,19 +207,30 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _write(
+    store: Store,
     folder: Path,
     study: Study,
     exhibits: Sequence[Exhibit],
     settings: Settings,
     records: Mapping[str, Record],
     run: Mapping[str, Any],
+    *,
+    again: bool = False,
 ) -> Outcome:
+    """Write the results, and the page unless the one that is there was made of the same, or `again` asks for it."""
     meta = {key: run[key] for key in ("environment", "seeds", "hashes", "data") if key in run}
     meta["hashes"] = {**meta.get("hashes", {}), "cells": run["cells"]}
     document = results_document.compose(study, exhibits, settings, records, meta)
     results_path, report_path = folder / "results.json", folder / "report.html"
     results_document.write(results_path, document)
-    page.write(report_path, page.build(study, document, records, command=str(run.get("command", ""))))
+    command = str(run.get("command", ""))
+    stored = {name: (store.meta(key) or {}).get("files") for name, key in run["cells"].items()}
+    made_of = kept.key({"document": document, "records": stored, "command": command})
+    if again or not kept.is_kept(report_path, made_of):
+        from intriguing.report import page  # here, as drawing is slow to import
+
+        html = page.build(study, document, records, command=command)
+        page.write(report_path, kept.sealed(fmt.clean(html), made_of))
     return Outcome(report_path, results_path, document)
 
 

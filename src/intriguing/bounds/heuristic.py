@@ -21,8 +21,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy import integrate
 from torch import Tensor, nn
 
 from intriguing.bounds.nonlinear import ACTIVATIONS
@@ -105,7 +105,7 @@ def gaussian_norm(variances: Tensor) -> float:
         # 1 - exp(-small) keeps its digits where u, and with it the difference, is small.
         return -math.expm1(-0.5 * float(np.log1p(2 * u * u * shares).sum())) / (u * u) if u else 1.0
 
-    whole = sum(integrate.quad(integrand, *ends, limit=200)[0] for ends in ((0.0, 1.0), (1.0, math.inf)))
+    whole = sum(scipy.integrate.quad(integrand, *ends, limit=200)[0] for ends in ((0.0, 1.0), (1.0, math.inf)))
     return math.sqrt(scale / math.pi) * float(whole)
 
 

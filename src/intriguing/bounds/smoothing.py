@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import scipy.stats
+import scipy
 import torch
 from torch import Tensor, nn
 

@@ -12,8 +12,8 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from intriguing.errors import InputError
 from intriguing.experiments.cells import cell, exact
@@ -142,7 +142,7 @@ def _tenths(entries: Any) -> NDArray[np.int64]:
 def _chances(fits: NDArray[np.bool_], values: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return for every size the binomial chance that as many of as many random percentages fit."""
     hits = fits[:, values].sum(1)
-    found: NDArray[np.float64] = stats.binom.sf(hits - 1, len(values), fits.mean(1))
+    found: NDArray[np.float64] = scipy.stats.binom.sf(hits - 1, len(values), fits.mean(1))
     return found
 
 

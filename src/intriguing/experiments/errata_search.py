@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy import optimize
 from torch import Tensor, nn
 
 from intriguing import norms
@@ -432,7 +432,7 @@ def nearest_in_half_spaces(normals: NDArray[np.float64], offsets: NDArray[np.flo
     stacked = np.vstack((normals.T, offsets))
     wanted = np.zeros(len(stacked))
     wanted[-1] = 1.0
-    u, distance = optimize.nnls(stacked, wanted)
+    u, distance = scipy.optimize.nnls(stacked, wanted)
     if distance < 1e-9:
         raise InputError("normals, offsets: expected half-spaces with a point in common, got none")
     s = stacked @ u - wanted

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy import optimize, special, stats
 from torch import Tensor
 
 from intriguing.bounds.rare import Splitting, naive, sample
@@ -231,7 +231,8 @@ def closed_form(
     rows: dict[str, list[Any]] = {name: [] for name in ("region", "exact", "log10")}
     cases = [(region, decade) for region in ("ball", "gaussian") for decade in decades]
     for turn, (region, decade) in enumerate(cases):
-        size = distance / (cap_cosine(n, decade) if region == "ball" else -float(special.ndtri_exp(decade * _LN10)))
+        quantile = -float(scipy.special.ndtri_exp(decade * _LN10))
+        size = distance / (cap_cosine(n, decade) if region == "ball" else quantile)
         found = Splitting(particles=particles, keep=keep, moves=moves, region=region)(
             two_classes,
             x.expand(repeats, *x.shape[1:]),
@@ -341,13 +342,13 @@ def cap_log10(n: int, cosine: float) -> float:
         >>> round(cap_log10(3, 0.5), 4)  # a cap of height R/2: 5/32 of the ball
         -0.8062
     """
-    share = special.betainc((n + 1) / 2, 0.5, 1 - cosine**2) / 2
+    share = scipy.special.betainc((n + 1) / 2, 0.5, 1 - cosine**2) / 2
     return math.log10(share) if share > 0 else -math.inf
 
 
 def cap_cosine(n: int, decades: float) -> float:
     """Return the distance of the plane, in radii, beyond which lies 10^decades of an n-ball."""
-    return float(optimize.brentq(lambda t: max(cap_log10(n, t), -320.0) - decades, 0.0, 1 - 1e-9))
+    return float(scipy.optimize.brentq(lambda t: max(cap_log10(n, t), -320.0) - decades, 0.0, 1 - 1e-9))
 
 
 def _streams(name: str, ids: Sequence[int], seed: int) -> list[torch.Generator]:
@@ -457,7 +458,7 @@ def _known(record: Record, draw: torch.Generator) -> list[dict[str, Any]]:
     for region, exact in names:
         places = zip(record.rows["region"], record.rows["exact"], record.rows["log10"], strict=True)
         values = np.array([value for kind, known, value in places if (kind, known) == (region, exact)])
-        half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+        half = float(scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
         mean = float(values.mean())
         estimate = statistics.Estimate(mean, len(values), mean - half, mean + half)
         control = {"label": "closed form", "measured": exact}

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy import stats
 
 from intriguing.attacks.lbfgs import LBFGS
 from intriguing.attacks.noise import gaussian_of_norm
@@ -226,7 +226,7 @@ def slope(t: np.ndarray, values: np.ndarray, draw: torch.Generator) -> Estimate:
     residuals = logs - logs.mean() - b * centred
     freedom = len(t) - 2
     variance = float(residuals @ residuals) / freedom / spread + float(resampled.var(ddof=1))
-    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
+    half = float(scipy.stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
     return Estimate(float(np.expm1(b)), values.size, float(np.expm1(b - half)), float(np.expm1(b + half)))
 
 

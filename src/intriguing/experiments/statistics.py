@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy import stats
 
 from intriguing import rng
 from intriguing.errors import InputError
@@ -37,7 +37,7 @@ def proportion(count: int, n: int) -> Estimate:
     """
     if n == 0:
         return Estimate(float("nan"), 0, float("nan"), float("nan"))
-    interval = stats.binomtest(count, n).proportion_ci(method="wilson")
+    interval = scipy.stats.binomtest(count, n).proportion_ci(method="wilson")
     share = count / n
     return Estimate(share, n, min(float(interval.low), share), max(float(interval.high), share))
 

@@ -109,8 +109,7 @@ def source(reference: str) -> Source | None:
     own = parts.get(name.partition(".")[0])
     if not isinstance(own, ast.FunctionDef | ast.ClassDef):
         return None
-    used = [node for node in parts.values() if node in _reached(own, parts) and node is not own]
-    shown = [own, *sorted(used, key=_first)]
+    shown = [own, *sorted(_reached(own, parts)[1:], key=_first)]
     lines = text.splitlines()
     return Source(
         file=path.relative_to(_ROOT).as_posix(),

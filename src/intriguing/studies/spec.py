@@ -173,7 +173,7 @@ def code_hash(function: str) -> str:
         if path is None or module in reached:
             continue
         reached[module] = path.read_bytes()
-        waiting += _imports(ast.parse(reached[module]))
+        waiting += _imports(reached[module])
     digest = hashlib.sha256()
     for module in sorted(reached):
         digest.update(module.encode() + b"\0" + reached[module] + b"\0")
@@ -190,10 +190,11 @@ def _source(module: str) -> Path | None:
     return next((path for path in (place / "__init__.py", place.with_suffix(".py")) if path.is_file()), None)
 
 
-def _imports(tree: ast.Module) -> list[str]:
+@functools.cache
+def _imports(source: bytes) -> list[str]:
     """Return the modules that a module imports anywhere in it; those of other packages are left to `_source`."""
     found: list[str] = []
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own abbreviation)
 
@@ -104,7 +104,7 @@ def softmax_regression(
             raise StopIteration
 
     options = {"maxcor": 20, "ftol": 0.0, "gtol": 0.0, "maxfun": max_evaluations, "maxiter": max_evaluations}
-    minimize(
+    scipy.optimize.minimize(
         objective,
         np.zeros(classes * width),
         jac=True,

@@ -19,8 +19,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own abbreviation)
 
@@ -237,6 +235,8 @@ def _features(features: nn.Sequential, images: Tensor) -> Tensor:
 
 def _choose(features: Tensor, labels: Tensor, classes: int, decay: float, seed: int) -> tuple[int, list[float]]:
     """Return the class whose heads are right most often in cross-validation, both sides alike, and all scores."""
+    from sklearn.model_selection import StratifiedKFold  # here, as it is slow to import
+
     draw = int(torch.randint(2**31, (1,), generator=rng.generator("folds", seed)))
     scores = []
     for candidate in range(classes):
@@ -263,6 +263,8 @@ def _choose(features: Tensor, labels: Tensor, classes: int, decay: float, seed: 
 
 def _head(features: Tensor, is_one: Tensor, decay: float) -> tuple[Tensor, float]:
     """Return weight (n,) and bias of logistic regression on standardised features, folded back onto the features."""
+    from sklearn.linear_model import LogisticRegression
+
     mean, deviation = features.mean(0), features.std(0).clamp_min(1e-6)
     x = ((features - mean) / deviation).numpy()
     # Its C weighs the sum of the losses against half the squared weights; ours is the mean, and `decay` the reverse.
