@@ -21,25 +21,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from intriguing.bounds import windows
 from intriguing.bounds.graph import Graph, Node
 from intriguing.bounds.operations import Affine, Sum, gamma
 from intriguing.bounds.region import UNIT, Region
-from intriguing.bounds.relaxation import Activation
+from intriguing.bounds.relaxation import Activation, Share, Shares, lines
 
 ENTRIES = 2**20  # numbers in one array of coefficients: 8 MiB stay in a cache; many such are fit for a CUDA device
 _OWN = 4  # roundings of our arithmetic per one of the net's, at most
-
-
-@dataclass(frozen=True)
-class Share:
-    """Where between the least and the largest useful slope lines lie, in [0, 1]; (B, S or 1, *shape)."""
-
-    lower: Tensor
-    upper: Tensor
-
-
-Shares = Mapping[tuple[int, int], Share]
-"""(node whose bounds are sought, activation on the way) -> its lines; where absent, the default ones."""
 
 
 @dataclass
@@ -223,6 +212,10 @@ def _refine(
         rows = torch.arange(n, device=low.device).expand(1, n)
     if not rows.shape[1]:
         return
+    seen = None if own else windows.plan(graph, place)
+    if seen is not None:
+        _refine_windows(graph, place, seen, region, bounds, shares, touching)
+        return
     largest = _largest(graph, place)
     chunk = rows.shape[1] if own else max(1, ENTRIES // (2 * B * largest))
     found = []
@@ -232,13 +225,34 @@ def _refine(
         least = lower_bound(graph, place, A, region, bounds, shares=shares, touching=touching)
         found.append(least.reshape(B, 2, -1))
     below, above = torch.cat(found, dim=2).unbind(1)
-    index = rows.expand(B, -1)
-    below, above = torch.maximum(low.gather(1, index), below), torch.minimum(high.gather(1, index), -above)
-    # Both ends are bounds of one value; where rounding makes them cross, their order does not matter.
-    low = low.scatter(1, index, torch.minimum(below, above))
-    high = high.scatter(1, index, torch.maximum(below, above))
+    _narrow(bounds, place, rows.expand(B, -1), below, -above)
+
+
+def _refine_windows(
+    graph: Graph, place: int, seen: windows.Plan, region: Region, bounds: Bounds, shares: Shares, touching: bool
+) -> None:
+    """Narrow the interval of a value of convolutions: all channels of every place where one is undecided."""
+    low, high = bounds.low[place].detach(), bounds.high[place].detach()
+    B, D, sides = len(low), low.shape[1], low.shape[2] * low.shape[3]
+    if _smooth(graph, place):
+        places = torch.arange(sides, device=low.device)
+    else:
+        places = ((low < 0) & (high > 0)).flatten(2).any(1).any(0).nonzero().squeeze(1)
+    chunk = max(1, ENTRIES // (B * windows.coefficients(graph, place, seen)))
+    for part in torch.split(places, chunk):
+        ends = windows.ends(graph, place, part, seen, region, bounds, shares=shares, touching=touching)
+        index = (torch.arange(D, device=low.device)[:, None] * sides + part).flatten().expand(B, -1)
+        _narrow(bounds, place, index, *(end.flatten(1) for end in ends))
+
+
+def _narrow(bounds: Bounds, place: int, index: Tensor, below: Tensor, above: Tensor) -> None:
+    """Take the better of what is known and of new ends (B, R) for the entries `index` (B, R) of a value."""
+    low, high = bounds.low[place].flatten(1), bounds.high[place].flatten(1)
+    below, above = torch.maximum(low.gather(1, index), below), torch.minimum(high.gather(1, index), above)
     shape = bounds.low[place].shape
-    bounds.low[place], bounds.high[place] = low.reshape(shape), high.reshape(shape)
+    # Both ends are bounds of one value; where rounding makes them cross, their order does not matter.
+    bounds.low[place] = low.scatter(1, index, torch.minimum(below, above)).reshape(shape)
+    bounds.high[place] = high.scatter(1, index, torch.maximum(below, above)).reshape(shape)
 
 
 def _undecided(graph: Graph, place: int, low: Tensor, high: Tensor) -> Tensor:
@@ -246,14 +260,19 @@ def _undecided(graph: Graph, place: int, low: Tensor, high: Tensor) -> Tensor:
 
     Rows of the images that have fewer are filled with other entries, which is no harm.
     """
-    users = [node.operation for node in graph.nodes if place in node.inputs and isinstance(node.operation, Activation)]
-    if any(user.roundings for user in users):
+    if _smooth(graph, place):
         return torch.arange(low.shape[1], device=low.device)[None]
     unsure = (low < 0) & (high > 0)
     most = int(unsure.sum(1).max())
     if most * 2 > low.shape[1]:
         return torch.arange(low.shape[1], device=low.device)[None]
     return unsure.byte().topk(most, dim=1).indices
+
+
+def _smooth(graph: Graph, place: int) -> bool:
+    """Return whether a value enters an activation that is nowhere straight."""
+    users = [node.operation for node in graph.nodes if place in node.inputs and isinstance(node.operation, Activation)]
+    return any(user.roundings for user in users)
 
 
 def _largest(graph: Graph, place: int) -> int:
@@ -275,13 +294,7 @@ def _relaxed(
 ) -> tuple[Tensor, Tensor]:
     """Return the coefficients of an activation's input, and what its lines' offsets add to the form."""
     low, high = bounds.low[source][:, None], bounds.high[source][:, None]
-    found = activation.slopes(low, high, touching=touching)
-    if share is None:
-        lower, upper = found.lower[2], found.upper[2]
-    else:
-        lower = found.lower[0] + share.lower * (found.lower[1] - found.lower[0])
-        upper = found.upper[0] + share.upper * (found.upper[1] - found.upper[0])
-    below, above = activation.below(lower, low, high), activation.above(upper, low, high)
+    lower, upper, below, above = lines(activation, low, high, share, touching)
     positive, negative = A.clamp_min(0), A.clamp_max(0)
     offset = _against(positive, below, own=True) + _against(negative, above, own=True)
     return positive * lower + negative * upper, offset

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from intriguing.bounds.ascent import Ascent
 from intriguing.bounds.certificates import certify, differences
-from intriguing.bounds.crown import Bounds, Share, bounds_over, lower_bound, slope_ranges
+from intriguing.bounds.crown import Bounds, bounds_over, lower_bound, slope_ranges
 from intriguing.bounds.graph import Graph
 from intriguing.bounds.pieces import Piece, linear_piece, nearest_in_piece, signs_at
 from intriguing.bounds.region import ball, checked_norm, farthest
-from intriguing.bounds.relaxation import ReLU
+from intriguing.bounds.relaxation import ReLU, Share
 from intriguing.bounds.tracing import trace
 from intriguing.errors import InputError, ModelError
 from intriguing.nets.load import Model, as_model

@@ -25,6 +25,38 @@ def gamma(terms: int, unit: float) -> float:
     return terms * unit / (1 - terms * unit) if terms * unit < 1 else float("inf")
 
 
+@dataclass(frozen=True)
+class Window:
+    """The entries of an image (C, H, W) that one place of a later image sees: all channels, some rows and columns.
+
+    Attributes:
+        step: along height and width: that of the place at p begins at step * p + start, which may be outside.
+        start: likewise.
+        size: likewise.
+    """
+
+    step: tuple[int, int]
+    start: tuple[int, int]
+    size: tuple[int, int]
+
+    def union(self, other: Window) -> Window | None:
+        """Return the smallest window that holds both, or None if they move apart."""
+        if self.step != other.step:
+            return None
+        start = _both(min, self.start, other.start)
+        ends = _both(max, self.end, other.end)
+        return Window(self.step, start, _both(int.__sub__, ends, start))
+
+    @property
+    def end(self) -> tuple[int, int]:
+        """One past the last row and column of the window at place (0, 0)."""
+        return _both(int.__add__, self.start, self.size)
+
+
+def _both(function: Callable[[int, int], int], a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+    return function(a[0], b[0]), function(a[1], b[1])
+
+
 class Affine(ABC):
     """A map W h + b of one value.
 
@@ -55,6 +87,17 @@ class Affine(ABC):
     @abstractmethod
     def transpose(self, A: Tensor) -> Tensor:
         """Return A W, (N, *in) for coefficients A (N, *out)."""
+
+    def seen(self, window: Window) -> Window | None:
+        """Return the window of the input that a window of the output sees; None where it may be all of it."""
+        return None
+
+    def transpose_window(self, A: Tensor) -> Tensor:
+        """Return A W (N, C, h, w) on the window `seen` for coefficients A (N, D, h', w') on one of the output.
+
+        Nothing is known of the edges: A is 0 outside of the output, and what falls outside of the input is void.
+        """
+        raise NotImplementedError(f"{type(self).__name__} sees no windows")
 
 
 class Dense(Affine):
@@ -109,6 +152,7 @@ class Convolution(Affine):
         self.bias = (weight.new_zeros(len(weight)) if bias is None else bias).reshape(-1, 1, 1)
         self.offset = self.bias.abs()
         self.terms, self.reach = weight[0].numel() + 1, weight[:, 0].numel()
+        self._matrices: dict[Shape, Tensor] = {}  # of windows met before
 
     def linear(self, h: Tensor) -> Tensor:
         """See `Affine`."""
@@ -135,6 +179,29 @@ class Convolution(Affine):
         )
         back = F.pad(back, (0, wide - back.shape[-1], 0, high - back.shape[-2]))
         return back[..., top : high - bottom, left : wide - right]
+
+    def seen(self, window: Window) -> Window:
+        """See `Affine`."""
+        left, _, top, _ = self.padding
+        return Window(
+            _both(int.__mul__, window.step, self.stride),
+            (window.start[0] * self.stride[0] - top, window.start[1] * self.stride[1] - left),
+            (self._across(window, 0), self._across(window, 1)),
+        )
+
+    def _across(self, window: Window, axis: int) -> int:
+        return self.stride[axis] * (window.size[axis] - 1) + self.dilation[axis] * (self.weight.shape[2 + axis] - 1) + 1
+
+    def transpose_window(self, A: Tensor) -> Tensor:
+        """See `Affine`. One matrix for windows: they are small and many, for which torch has no fast path."""
+        matrix = self._matrices.get(A.shape[1:])
+        if matrix is None:
+            unit = torch.eye(A.shape[1:].numel(), dtype=A.dtype, device=A.device).reshape(-1, *A.shape[1:])
+            matrix = F.conv_transpose2d(
+                unit, self.weight, stride=self.stride, groups=self.groups, dilation=self.dilation
+            )
+            self._matrices[A.shape[1:]] = matrix
+        return (A.flatten(1) @ matrix.flatten(1)).reshape(len(A), *matrix.shape[1:])
 
     def _convolve(self, h: Tensor, weight: Tensor) -> Tensor:
         return F.conv2d(F.pad(h, self.padding), weight, stride=self.stride, dilation=self.dilation, groups=self.groups)
@@ -164,6 +231,14 @@ class Scaling(Affine):
         return h * self.scale.abs()
 
     def transpose(self, A: Tensor) -> Tensor:
+        """See `Affine`."""
+        return A * self.scale
+
+    def seen(self, window: Window) -> Window | None:
+        """See `Affine`; of images, one factor per channel."""
+        return window if self.scale.dim() in (0, 3) and self.scale.shape[1:].numel() == 1 else None
+
+    def transpose_window(self, A: Tensor) -> Tensor:
         """See `Affine`."""
         return A * self.scale
 
@@ -218,6 +293,31 @@ class Selecting(Affine):
         shape = list(A.shape)
         shape[self.axis + 1] = self.side
         return A.new_zeros(shape).index_add(self.axis + 1, self.index, A)
+
+    def seen(self, window: Window) -> Window | None:
+        """See `Affine`; every so-many-th row or column, as in pooling over whole windows."""
+        first, gap = int(self.index[0]), self._gap()
+        if self.axis == 0 or gap is None:
+            return None
+        along = self.axis - 1
+        step, start, size = list(window.step), list(window.start), list(window.size)
+        step[along], start[along] = gap * step[along], gap * start[along] + first
+        size[along] = gap * (size[along] - 1) + 1
+        return Window((step[0], step[1]), (start[0], start[1]), (size[0], size[1]))
+
+    def transpose_window(self, A: Tensor) -> Tensor:
+        """See `Affine`."""
+        gap = self._gap()
+        assert gap is not None
+        shape = list(A.shape)
+        shape[self.axis + 1] = gap * (shape[self.axis + 1] - 1) + 1
+        places = gap * torch.arange(A.shape[self.axis + 1], device=A.device)
+        return A.new_zeros(shape).index_copy(self.axis + 1, places, A)
+
+    def _gap(self) -> int | None:
+        """Return the distance of the entries if it is the same everywhere, else None."""
+        gaps = set(self.index.diff().tolist()) or {1}
+        return gaps.pop() if len(gaps) == 1 and min(gaps) > 0 else None
 
 
 class Reshaping(Affine):

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from intriguing.bounds.ascent import Ascent
-from intriguing.bounds.crown import Share, bounds_over, lower_bound, slope_ranges
+from intriguing.bounds.crown import bounds_over, lower_bound, slope_ranges
 from intriguing.bounds.graph import Graph
 from intriguing.bounds.region import ball
-from intriguing.bounds.relaxation import Activation
+from intriguing.bounds.relaxation import Activation, Share
 
 _RATE = 0.1  # of the first steps, in shares of the range of useful slopes
 _ROWS = 2**18  # slopes per image up to which every row of an interval has slopes of its own

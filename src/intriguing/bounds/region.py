@@ -50,20 +50,23 @@ class Region:
     norm: float
     shape: tuple[int, ...]
 
-    def minimum(self, A: Tensor, const: Tensor, unit: float = 0.0) -> tuple[Tensor, Tensor]:
+    def minimum(
+        self, A: Tensor, const: Tensor, unit: float = 0.0, pixels: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return at most the least value of A x + const over the region, (B, S), differentiable in A and const.
 
         Args:
             A: (B, S, n), or (1, S, n) for forms that all images share.
             const: (B, S) or (1, S).
             unit: relative error that each pixel may still suffer, as when images are rounded to the net's dtype.
+            pixels: centre, low and high (B, S, n) of those that each row looks at, where it is not all of them.
 
         Returns:
             The bound, and what was subtracted for rounding: of the pixels, and of this sum of about n terms itself.
             It is taken by Cauchy and Schwarz, |A| |x| <= ||A|| ||x||, which is cheap and ample.
         """
-        centre, low, high = self.centre[:, None], self.low[:, None], self.high[:, None]
-        if len(A) == 1 and not A.requires_grad:
+        centre, low, high = pixels or (self.centre[:, None], self.low[:, None], self.high[:, None])
+        if pixels is None and len(A) == 1 and not A.requires_grad:
             A, centre, low, high = _gathered(A, centre, low, high)
         least = _box(A, low, high) if self.norm == math.inf else self._ball(A, centre, low, high)
         size = torch.linalg.vector_norm(torch.maximum(low.abs(), high.abs()), dim=-1)

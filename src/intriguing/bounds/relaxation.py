@@ -9,6 +9,7 @@ sound, and slopes may be chosen, learned or guessed freely: Xu et al. 2021 (alph
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -33,6 +34,22 @@ class Slopes:
 
     lower: tuple[Tensor, Tensor, Tensor]
     upper: tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Where between the least and the largest useful slope lines lie, in [0, 1]; (B, S or 1, *shape)."""
+
+    lower: Tensor
+    upper: Tensor
+
+    def only(self) -> Share:
+        """Return the lines (B, *shape) of all rows, which share them."""
+        return Share(self.lower.squeeze(1), self.upper.squeeze(1))
+
+
+Shares = Mapping[tuple[int, int], Share]
+"""(node whose bounds are sought, activation on the way) -> its lines; where absent, the default ones."""
 
 
 class Activation(ABC):
@@ -190,6 +207,19 @@ class Logistic(Activation):
         share = (scaled - starts[place - 1]) / (starts[place] - starts[place - 1])
         touch = touches[place - 1] + share * (touches[place] - touches[place - 1])
         return torch.where(low >= 0, low, touch / self.rate)
+
+
+def lines(
+    activation: Activation, low: Tensor, high: Tensor, share: Share | None, touching: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return slopes of lines below and above an activation on [low, high], and their offsets, all of one shape."""
+    found = activation.slopes(low, high, touching=touching)
+    if share is None:
+        lower, upper = found.lower[2], found.upper[2]
+    else:
+        lower = found.lower[0] + share.lower * (found.lower[1] - found.lower[0])
+        upper = found.upper[0] + share.upper * (found.upper[1] - found.upper[0])
+    return lower, upper, activation.below(lower, low, high), activation.above(upper, low, high)
 
 
 @cache

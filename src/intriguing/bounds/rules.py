@@ -277,11 +277,16 @@ def _average_pool(at: Builder, h: Value, kernel_size: Any, stride: Any = None, p
     kernel = pair(kernel_size)
     steps = kernel if stride is None or stride == [] else pair(stride)
     pads = pair(padding)
+    shape = at.shape(h)
+    if pads == (0, 0) and not ceil_mode and divisor_override is None:
+        weight = at.like.new_full((shape[0], 1, *kernel), 1 / (kernel[0] * kernel[1]))
+        mean = Convolution(weight, None, shape, stride=steps, padding=(0,) * 4, dilation=(1, 1), groups=shape[0])
+        return at.add(mean, h)
 
     def pool(x: Tensor) -> Tensor:
         return F.avg_pool2d(x, kernel, steps, pads, ceil_mode, count_include_pad, divisor_override)
 
-    return at.add(Averaging(pool, at.shape(h), at.like, terms=kernel[0] * kernel[1] + 1), h)
+    return at.add(Averaging(pool, shape, at.like, terms=kernel[0] * kernel[1] + 1), h)
 
 
 def _adaptive_average(at: Builder, h: Value, output_size: Any) -> Value:
