@@ -59,6 +59,21 @@ def test_default_lines_of_s_shaped_functions_touch_an_end_or_are_tangent_in_the_
     assert at(high)[2].abs() < 1e-12
 
 
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_tangents_through_an_end_touch_on_the_far_side_however_far_it_is(name):
+    f = FUNCTIONS[name]
+    low = torch.tensor([-1.0, -5.0, -19.0, -39.0, -41.0, -100.0, -1e4, -1e9], dtype=torch.float64)
+    high = torch.full_like(low, 1e10)
+    upper = f.slopes(low, high, touching=True).upper[2]
+    touch = f.turning_points(upper)[0]
+    for point in (low, touch):
+        gap = f.above(upper, low, high) + upper * point - f(point)
+        assert (gap >= -1e-12).all()
+        assert (gap < 1e-4).all()
+    lower = f.slopes(-high, -low, touching=True).lower[2]
+    torch.testing.assert_close(lower, upper)
+
+
 def test_relu_lines_are_the_triangle():
     f = ReLU()
     low, high = torch.tensor([-1.0, -3.0, 0.5, -2.0]).double(), torch.tensor([3.0, 1.0, 2.0, -1.0]).double()

@@ -206,6 +206,12 @@ class Logistic(Activation):
         place = torch.searchsorted(starts, scaled, right=True).clamp(1, len(starts) - 1)
         share = (scaled - starts[place - 1]) / (starts[place] - starts[place - 1])
         touch = touches[place - 1] + share * (touches[place] - touches[place - 1])
+        # Farther off the point is at height 0, and 1 = (1 - p) (d - l), that is d = log(d - l - 1).
+        l = (self.rate * low).clamp_max(-_FAR)  # noqa: E741 (as in the paper)
+        beyond = torch.log(-l)
+        for _ in range(4):
+            beyond = torch.log(beyond - l - 1)
+        touch = torch.where(self.rate * low < -_FAR, beyond, touch)
         return torch.where(low >= 0, low, touch / self.rate)
 
 
