@@ -174,12 +174,32 @@ def test_the_other_lines_of_steep_sigmoids_enlarge_a_radius_and_none_shrinks(mon
     x = torch.rand(20, 1, 1, 3, generator=seeded(5))
     model = Model(net)
     y = model.predict(x)
+    monkeypatch.setattr(certificates, "_FEW", 1)  # or the lines would be tried farther out too
     both = certify(model, x, y, box=False).radius
     monkeypatch.setattr(certificates._Search, "_touch", lambda search: None)
     middle = certify(model, x, y, box=False).radius
     assert (both >= middle).all()
     assert (both > 1.1 * middle).any()
     assert not violations(Model(net, box=(-99.0, 99.0)), x, y, both, 2).any()
+
+
+@pytest.mark.parametrize("norm", [2, math.inf])
+def test_of_few_pixels_a_proof_farther_out_is_found(monkeypatch, norm):
+    """Where a bound falls below 0 and rises again; with one more pixel than few, some radii are smaller."""
+    gained = []
+    for seed in range(4):
+        layers = (nn.Flatten(), nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+        model = Model(drawn(nn.Sequential(*layers), seed, 4.0), box=(-99.0, 99.0))
+        x = torch.rand(12, 1, 1, 2, generator=seeded(seed))
+        y = model.predict(x)
+        far = certify(model, x, y, norm, box=False).radius
+        with monkeypatch.context() as patch:
+            patch.setattr(certificates, "_FEW", 1)
+            first = certify(model, x, y, norm, box=False).radius
+        assert (far >= first).all()
+        gained += (far / first).tolist()
+        assert not violations(model, x, y, far.clamp_max(50), norm).any()
+    assert max(gained) > 1.1
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -73,8 +73,9 @@ class Activation(ABC):
     def slopes(self, low: Tensor, high: Tensor, *, touching: bool = False) -> Slopes:
         """Return which slopes are worth choosing from on [low, high].
 
-        With `touching` the default of an S-shaped activation's line is the tangent through the interval's far end
-        wherever there is one, as in Zhang et al. 2018, and not at the middle of the interval.
+        With `touching` the default is the other usual one: for S-shaped activations the tangent through the interval's
+        far end wherever there is one, as in Zhang et al. 2018, and not at its middle; for a ReLU a line below that is
+        parallel to the chord above, as in Weng et al. 2018 (Fast-Lin).
         """
 
     def below(self, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ class ReLU(Activation):
         chord = torch.where(unsure, high / torch.where(unsure, high - low, torch.ones_like(low)), on.to(low))
         least, largest = on.to(low), (~off).to(low)
         # The smaller of the two triangles: Zhang et al. 2018, section 3.2 (adaptive).
-        default = torch.where(unsure, (high > -low).to(low), on.to(low))
+        default = torch.where(unsure, chord if touching else (high > -low).to(low), on.to(low))
         return Slopes((least, largest, default), (chord, chord, chord))
 
 
