@@ -10,7 +10,7 @@ import pytest
 import torch
 from questions import LINEAR, SIGMOID, check, find, inputs, trained
 
-from intriguing.experiments import rare, smoothness
+from intriguing.experiments import improbable, rare, smoothness
 from intriguing.records import Record
 
 CHEAP = {"particles": 40, "keep": 0.5, "moves": 4}
@@ -56,26 +56,26 @@ def test_a_trained_linear_net_has_its_closed_form() -> None:
 
 def test_a_small_run() -> None:
     made = parts()
-    record = rare.improbable(inputs(made), net=SIGMOID, ratio=1.5, shown=3, seed=0)
+    record = improbable.improbable(inputs(made), net=SIGMOID, ratio=1.5, shown=3, seed=0)
     check(record)
     found = [status == "found" for status in near().rows["status"]]
-    inside = find(record, SIGMOID, rare.INSIDE)
+    inside = find(record, SIGMOID, improbable.INSIDE)
     assert inside["measured"] * inside["n"] == pytest.approx(sum(found))
-    both = find(record, SIGMOID, rare.BOTH)
+    both = find(record, SIGMOID, improbable.BOTH)
     assert both["measured"] == pytest.approx(np.mean(np.array(made["volumes"].rows["log10"]) < -6))
     assert both["measured"] > 0.5
     assert both["control"]["measured"] == 0.0
-    small, large = (find(record, rare.ball_row(ratio), rare.SHARE) for ratio in (1.5, 4))
+    small, large = (find(record, improbable.ball_row(ratio), improbable.SHARE) for ratio in (1.5, 4))
     assert small["measured"] < large["measured"] - 3
-    agrees = find(record, "check against plain Monte Carlo", rare.AGREES)
+    agrees = find(record, "check against plain Monte Carlo", improbable.AGREES)
     assert agrees["measured"] == 1.0
-    assert find(record, rare.linear_row("ball", -9), rare.SHARE)["control"]["measured"] == -9
+    assert find(record, improbable.linear_row("ball", -9), improbable.SHARE)["control"]["measured"] == -9
     # A random draw of the ball lies in it, and beyond the example.
     original, nearest, drawn = (record.tensors[name] for name in ("original", "nearest", "drawn"))
     sizes = [(moved - original).flatten(1).norm(dim=1) for moved in (nearest, drawn)]
     assert (sizes[1] <= 1.5 * sizes[0] + 1e-5).all()
     assert (sizes[1] > sizes[0]).any()
-    assert rare.improbable(inputs(made), net=SIGMOID, ratio=1.5, shown=3, seed=0).values == record.values
+    assert improbable.improbable(inputs(made), net=SIGMOID, ratio=1.5, shown=3, seed=0).values == record.values
 
 
 def test_an_images_estimate_does_not_depend_on_how_many_are_asked_for() -> None:
@@ -96,16 +96,16 @@ def test_agreement_is_judged_in_standard_errors() -> None:
     }
     # Variance of the logarithm: 7 levels at 0.001 over 2 repeats, and 1 / errors: 0.1 and 0.08 in all; three of the
     # latter are 0.3, and log(1.6) is 0.47. The third image had too few errors to judge.
-    near, far = rare._within(block, 0.001)
+    near, far = improbable._within(block, 0.001)
     assert near == [True, False]
     assert far == [False, True]
-    near, _ = rare._within(block, 0.01)
+    near, _ = improbable._within(block, 0.01)
     assert near == [True, True]
 
 
 def test_only_images_with_an_example_have_a_ball() -> None:
     record = near()
-    ids, x, labels, distance = rare._points(record)
+    ids, x, labels, distance = rare.attacked_points(record)
     assert len(ids) == len(x) == len(labels) == len(distance) == record.values["found"]
     moved = record.tensors["adversarial"][[status == "found" for status in record.rows["status"]]]
     torch.testing.assert_close((moved - x).flatten(1).double().norm(dim=1), distance, rtol=1e-5, atol=1e-7)

@@ -145,7 +145,7 @@ def _improbable(settings: Settings) -> Cell:
         ),
     }  # fmt: skip
     chosen = {"net": SIGMOID, "ratio": RATIO, "shown": 6, "seed": seed}
-    return Cell("intriguing.experiments.rare:improbable", chosen, needs=needs, data=("test",), label="improbable")
+    return Cell("intriguing.experiments.improbable:improbable", chosen, needs=needs, data=("test",), label="improbable")
 
 
 # -- smoothness, invariance -----------------------------------------------------------------------------------------
