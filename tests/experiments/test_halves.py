@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from intriguing.data.split import halves as cut
-from intriguing.experiments import halves
+from intriguing.experiments import fed, halves
 from intriguing.experiments.transfer import DISTORTION, noise_row
 from intriguing.records import Inputs, Record
 from intriguing.training.recipes import train
@@ -166,7 +166,7 @@ def test_table_4_counts_who_errs_on_what() -> None:
 def test_amplifying_reaches_the_distortion_by_the_corrected_formula_alone() -> None:
     record = table_4_by_hand(0.06)
     for name, length in (("A", 0.04), ("B", 0.1), ("A'", 0.3)):
-        loud, printed = halves.amplified_row(name, 0.06), halves.printed_row(name)
+        loud, printed = fed.amplified_row(name, 0.06), fed.printed_row(name)
         # |r| = 0.06 * sqrt(16) = 0.24, all of it in pixel 0: past 0.7 to 0.74, which stays inside the box.
         assert find(record, loud, DISTORTION)["measured"] == pytest.approx(0.06, rel=1e-6)
         assert find(record, loud, halves.FACTOR)["measured"] == pytest.approx(0.24 / length, rel=1e-5)
@@ -175,15 +175,15 @@ def test_amplifying_reaches_the_distortion_by_the_corrected_formula_alone() -> N
         assert find(record, printed, DISTORTION)["measured"] == pytest.approx(0.015, rel=1e-5)
         assert find(record, printed, halves.FACTOR)["measured"] == pytest.approx(0.06 / length, rel=1e-5)
         assert [find(record, printed, other)["measured"] for other in ("A", "B", "A'")] == [1, 0, 0]
-    loud = find(record, halves.amplified_row(halves.OTHER, 0.06), halves.RATIO)
+    loud = find(record, fed.amplified_row(halves.OTHER, 0.06), halves.RATIO)
     assert loud["measured"] == pytest.approx(2.0)  # from 1/2 to 1
     table = {row[0]: row[1:] for row in record.values["tables"][1]["rows"]}
-    assert [float(value) for value in table[halves.amplified_row("A", 0.06)][:4]] == pytest.approx([6, 6, 6, 0.06])
+    assert [float(value) for value in table[fed.amplified_row("A", 0.06)][:4]] == pytest.approx([6, 6, 6, 0.06])
 
 
 def test_clipping_takes_part_of_an_amplified_example_away() -> None:
     record = table_4_by_hand(0.25)
-    whole, clipped = halves.amplified_row("B", 0.25), halves.amplified_row("B", 0.25, clipped=True)
+    whole, clipped = fed.amplified_row("B", 0.25), fed.amplified_row("B", 0.25, clipped=True)
     # |r| = 1 in pixel 0, of which 0.5 has room.
     assert find(record, whole, DISTORTION)["measured"] == pytest.approx(0.25, rel=1e-6)
     assert find(record, clipped, DISTORTION)["measured"] == pytest.approx(0.125, rel=1e-6)
@@ -192,11 +192,11 @@ def test_clipping_takes_part_of_an_amplified_example_away() -> None:
 def test_two_thirds_is_what_it_says() -> None:
     """A' needs 0.2 of pixel 0: 0.1 of B becomes 0.167 and does not pass; the ratio is that of the pooled errors."""
     record = table_4_by_hand()
-    row = halves.step_row(halves.OTHER)
+    row = fed.step_row(halves.OTHER)
     assert find(record, row, halves.POOLED)["measured"] == pytest.approx(0.5)
     assert find(record, row, halves.RATIO)["measured"] == pytest.approx(1.0)
     # A's 0.04 becomes 0.067 and does not pass 0.58 either.
-    assert find(record, halves.step_row(halves.SAME), halves.POOLED)["measured"] == pytest.approx(0.5)
+    assert find(record, fed.step_row(halves.SAME), halves.POOLED)["measured"] == pytest.approx(0.5)
 
 
 def test_noise_rows_and_pictures_are_those_of_the_cells() -> None:
@@ -211,11 +211,11 @@ def test_noise_rows_and_pictures_are_those_of_the_cells() -> None:
     rows = {
         "other half, as found": halves.OTHER,
         "same half, as found": halves.SAME,
-        "other half, by two thirds": halves.step_row(halves.OTHER),
-        "same half, by two thirds": halves.step_row(halves.SAME),
-        "other half, to 0.1": halves.amplified_row(halves.OTHER, 0.1),
-        "same half, to 0.1": halves.amplified_row(halves.SAME, 0.1),
-        "other half, as printed": halves.printed_row(halves.OTHER),
+        "other half, by two thirds": fed.step_row(halves.OTHER),
+        "same half, by two thirds": fed.step_row(halves.SAME),
+        "other half, to 0.1": fed.amplified_row(halves.OTHER, 0.1),
+        "same half, to 0.1": fed.amplified_row(halves.SAME, 0.1),
+        "other half, as printed": fed.printed_row(halves.OTHER),
     }
     assert [entry["label"] for entry in interval["rows"]] == list(rows)
     for entry in interval["rows"]:
@@ -308,7 +308,7 @@ def test_small_tables_3_and_4(repeats: int) -> None:
     assert other["measured"] == pytest.approx(sum(find(fourth, *pair)["measured"] for pair in across) / 4)
     assert other["measured"] > other["control"]["measured"]
     assert other["p"] < 0.01
-    loud = find(fourth, halves.amplified_row(halves.OTHER, 0.2), halves.RATIO)
+    loud = find(fourth, fed.amplified_row(halves.OTHER, 0.2), halves.RATIO)
     assert loud["measured"] > 1.5
     assert loud["low"] < loud["measured"] < loud["high"]
     if repeats == 1:

@@ -11,13 +11,12 @@ Symbols: x an image of n pixels, r = x' - x the perturbation that the attack fou
 DEVIATION: (1) is not clipped to the box, as the noise rows of Table 2 are not, and for the same reason: only then does
 it have the size it is named after. Both stand a second time below, clipped, with the distortion that remains.
 
-The module is long because Table 4 is many rows of one thing: who errs on what (`_Fed`), told in several ways.
+Table 4 is many rows of one thing, who errs on what (`fed.Fed`), told in several ways.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,16 +24,24 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from intriguing import norms
-from intriguing.attacks.noise import gaussian, gaussian_of_norm
+from intriguing.attacks.noise import gaussian
 from intriguing.experiments import distortion as training_set
 from intriguing.experiments import statistics
 from intriguing.experiments.cells import cell, measured, model_of
+from intriguing.experiments.fed import (
+    AS_PRINTED,
+    BY_STEP,
+    CLIPPED,
+    LOUD,
+    PLAIN,
+    Fed,
+    amplified_row,
+    step_row,
+)
 from intriguing.experiments.pooling import mean_inside, pooled_ratio, pooled_share
 from intriguing.experiments.transfer import DISTORTION, noise_row
-from intriguing.nets.load import Model
 from intriguing.records import Inputs, Record
 from intriguing.rng import generator
 
@@ -48,28 +55,8 @@ FACTOR = "mean factor"
 SAME = "to nets of the same half"
 SAME_ALIKE = "to nets of the same half, against like architectures"
 OTHER = "to nets of the other half"
-STEP = 5 / 3  # from std 0.06 to 0.1, what the table shows; the text says 40%: erratum E6
 
-_EVERYWHERE = (-math.inf, math.inf)
 _PRINTED_FACTOR = 1.4  # "amplified by 40%"; see erratum E6
-
-# What is made of the examples before they are fed.
-_PLAIN, _LOUD, _CLIPPED, _STEP, _PRINTED = "", "amplified", "clipped", "step", "printed"
-
-
-def amplified_row(name: str, distortion: float, *, clipped: bool = False) -> str:
-    """Return the name of a net's row of amplified examples."""
-    return f"{name}, amplified to distortion {distortion:g}" + (", clipped to the box" if clipped else "")
-
-
-def step_row(name: str) -> str:
-    """Return the name of a row of examples whose perturbations are all multiplied by the paper's step, 0.1 / 0.06."""
-    return f"{name}, amplified by two thirds"
-
-
-def printed_row(name: str) -> str:
-    """Return the name of a net's row of examples amplified by the printed formula, (2)."""
-    return f"{name}, amplified as printed"
 
 
 def error_on(half: str) -> str:
@@ -161,7 +148,7 @@ def table_4(
         stds: of the noise rows: of about the size of the examples, and of the amplified ones.
         distortion: to which the examples are amplified, d of (1) and (2).
     """
-    fed = _Fed(inputs, nets, repeats, seed, distortion)
+    fed = Fed(inputs, nets, repeats, seed, distortion)
     names = fed.names
     cells: list[dict[str, Any]] = []
     rows: list[str] = []
@@ -178,16 +165,16 @@ def table_4(
         cells.extend(_noise_cells(fed, row, std, clipped=clipped))
 
     small, large = stds
-    source_rows(_PLAIN)
+    source_rows(PLAIN)
     noise_rows(small, clipped=False)
-    source_rows(_LOUD)
+    source_rows(LOUD)
     noise_rows(large, clipped=False)
     main = list(rows)
     noise_rows(small, clipped=True)
-    source_rows(_CLIPPED)
+    source_rows(CLIPPED)
     noise_rows(large, clipped=True)
-    source_rows(_PRINTED)
-    pooled = [entry for version in (_PLAIN, _STEP, _LOUD, _CLIPPED, _PRINTED) for entry in _pooled_cells(fed, version)]
+    source_rows(AS_PRINTED)
+    pooled = [entry for version in (PLAIN, BY_STEP, LOUD, CLIPPED, AS_PRINTED) for entry in _pooled_cells(fed, version)]
     by_place = {(entry["row"], entry["column"]): entry for entry in cells}
     heat = {
         "kind": "heatmap",
@@ -206,10 +193,10 @@ def table_4(
     shown = {
         f"{short}, {words}": at[fed.row(kind, version)]
         for version, words in (
-            (_PLAIN, "as found"),
-            (_STEP, "by two thirds"),
-            (_LOUD, f"to {distortion:g}"),
-            (_PRINTED, "as printed"),
+            (PLAIN, "as found"),
+            (BY_STEP, "by two thirds"),
+            (LOUD, f"to {distortion:g}"),
+            (AS_PRINTED, "as printed"),
         )
         for short, kind in (("other half", OTHER), ("same half", SAME))
         if fed.row(kind, version) in at
@@ -244,157 +231,20 @@ def table_4(
     )
 
 
-class _Fed:
-    """Which net errs on what: every version of every source's examples, and equal noise, fed to every net.
-
-    All answers are (N,) float64 per repeat: 1 wrong, 0 right, NaN where the source's attack has no example.
-    """
-
-    def __init__(
-        self, inputs: Inputs, nets: Sequence[Mapping[str, str]], repeats: int, seed: int, distortion: float
-    ) -> None:
-        data = inputs.data("test")
-        self.nets, self.seed, self.distortion = nets, seed, distortion
-        self.names = [net["name"] for net in nets]
-        ids = torch.tensor(inputs.needs[f"{self.names[0]}/0/attack"].rows["image"])
-        self.x, self.labels = data.images[ids], data.labels[ids]
-        every = torch.ones(len(ids), dtype=torch.bool)
-        self.models = [
-            {
-                net["name"]: model_of(inputs.needs[f"{net['name']}/{i}/net"], net["net"], data, inputs.device)
-                for net in nets
-            }
-            for i in range(repeats)
-        ]
-        self.clean = {name: [self.judge(m[name], self.x, every) for m in self.models] for name in self.names}
-        self.wrong: dict[tuple[str, str, str], list[Tensor]] = {}
-        self.under_noise: dict[tuple[str, str, str], list[Tensor]] = {}
-        self.size: dict[tuple[str, str], list[Tensor]] = {}
-        self.factor: dict[tuple[str, str], list[Tensor]] = {}
-        for done, name in enumerate(self.names):
-            for i, models in enumerate(self.models):
-                self._feed(name, inputs.needs[f"{name}/{i}/attack"], models)
-            inputs.progress(done + 1, len(self.names))
-
-    def _feed(self, name: str, record: Record, models: Mapping[str, Model]) -> None:
-        found = torch.tensor([status == "found" for status in record.rows["status"]])
-        clean, side = self.x[found].double(), math.sqrt(self.x[0].numel())
-        r = record.tensors["adversarial"][found].double() - clean
-        length = norms.l2(r)
-        factors = {
-            _PLAIN: torch.ones_like(length),
-            _LOUD: self.distortion * side / length,
-            _CLIPPED: self.distortion * side / length,
-            _STEP: torch.full_like(length, STEP),
-            _PRINTED: self.distortion / length,
-        }
-        for version, factor in factors.items():
-            moved = clean + factor.view(-1, *[1] * (r.ndim - 1)) * r
-            if version == _CLIPPED:
-                moved = moved.clamp(0.0, 1.0)
-            moved = moved.to(self.x.dtype)
-            # Equal noise must have as much room as the examples had.
-            box = _EVERYWHERE if version in (_LOUD, _STEP) else (0.0, 1.0)
-            draw = generator(f"equal noise/{name}/{version}", self.seed)
-            noisy = gaussian_of_norm(self.x[found], norms.l2(moved.double() - clean), generator=draw, box=box)
-            for receiver, model in models.items():
-                place = version, name, receiver
-                self.wrong.setdefault(place, []).append(self.judge(model, moved, found))
-                self.under_noise.setdefault(place, []).append(self.judge(model, noisy, found))
-            self.size.setdefault((version, name), []).append(_spread(norms.distortion(self.x[found], moved), found))
-            self.factor.setdefault((version, name), []).append(_spread(factor, found))
-
-    def judge(self, model: Model, images: Tensor, found: Tensor) -> Tensor:
-        """Return which answers are wrong, (N,), for images of the entries `found`."""
-        return _spread((model.predict(images) != self.labels[found]).double(), found)
-
-    def row(self, name: str, version: str) -> str:
-        """Return a row's name with what was done to its examples."""
-        if version in (_LOUD, _CLIPPED):
-            return amplified_row(name, self.distortion, clipped=version == _CLIPPED)
-        return {_PLAIN: name, _STEP: step_row(name), _PRINTED: printed_row(name)}[version]
-
-    def pairs(self, *, same: bool, alike: bool = False) -> list[tuple[str, str]]:
-        """Return the (source, receiver) pairs within one half or across halves.
-
-        Args:
-            same: whether both learnt the same half.
-            alike: only pairs of architectures, in this order, that occur both within and across halves: those
-                differ in the training set alone.
-        """
-        by_name = {net["name"]: net for net in self.nets}
-        groups: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
-        for s, r in itertools.permutations(self.names, 2):
-            groups[by_name[s]["half"] == by_name[r]["half"]].append((s, r))
-        if not alike:
-            return groups[same]
-
-        def shape(pair: tuple[str, str]) -> tuple[str, str]:
-            return by_name[pair[0]]["net"], by_name[pair[1]]["net"]
-
-        both = {shape(pair) for pair in groups[True]} & {shape(pair) for pair in groups[False]}
-        return [pair for pair in groups[same] if shape(pair) in both]
-
-    def answers(self, pairs: Sequence[tuple[str, str]], version: str, to: str) -> NDArray[np.float64]:
-        """Return the answers (repeats, pairs, N) of pairs of nets.
-
-        Args:
-            pairs: (source, receiver).
-            version: of the examples.
-            to: ``"examples"``, ``"noise"`` of equal norm, or ``"clean"`` images, those with an example.
-        """
-        groups = []
-        for i in range(len(self.models)):
-            parts = []
-            for source, receiver in pairs:
-                wrong = (self.under_noise if to == "noise" else self.wrong)[version, source, receiver][i]
-                parts.append(torch.where(wrong.isnan(), torch.nan, self.clean[receiver][i]) if to == "clean" else wrong)
-            groups.append(torch.stack(parts))
-        return torch.stack(groups).numpy()
-
-    def factors(self) -> dict[str, Any]:
-        """Return the table of the factors really used."""
-        lines = []
-        for name in self.names:
-            for version in (_LOUD, _PRINTED):
-                values = torch.cat(self.factor[version, name])
-                values = values[~values.isnan()]
-                if not len(values):
-                    continue
-                size = torch.cat(self.size[version, name]).nanmean()
-                quantities = (values.mean(), values.min(), values.max(), size)
-                lines.append([self.row(name, version), *(f"{float(v):.4g}" for v in quantities), str(len(values))])
-        return {
-            "id": "factors",
-            "title": "The factor really used",
-            "caption": "By how much each perturbation was multiplied. To reach a common distortion every image needs "
-            "a factor of its own; the paper names 40% for all. The printed formula does not amplify: it divides.",
-            "columns": ["examples", "mean factor", "smallest", "largest", "distortion reached", "n"],
-            "rows": lines,
-        }
-
-
-def _spread(values: Tensor, found: Tensor) -> Tensor:
-    """Return (N,) float64 with `values` at the entries `found` and NaN elsewhere."""
-    whole = torch.full((len(found),), torch.nan, dtype=torch.float64)
-    whole[found] = values.double()
-    return whole
-
-
 def _of_found(record: Record, column: str, unit: float) -> list[float]:
     """Return the column's values, image by image, over `unit`; NaN where no example was found."""
     pairs = zip(record.rows[column], record.rows["status"], strict=True)
     return [float(value) / unit if status == "found" else math.nan for value, status in pairs]
 
 
-def _source_cells(fed: _Fed, row: str, name: str, version: str) -> list[dict[str, Any]]:
+def _source_cells(fed: Fed, row: str, name: str, version: str) -> list[dict[str, Any]]:
     """Return one source's row: the error of each receiver, pooled over the others, the size and the factor."""
     cells = []
     for receiver in fed.names:
         raw, clean = (fed.answers([(name, receiver)], version, to) for to in ("examples", "clean"))
         control = {"label": "the same images, unchanged", **measured(pooled_share(clean, row, fed.seed))}
         cells.append(cell(row, receiver, pooled_share(raw, row, fed.seed), table_4, control))
-    if version in (_PLAIN, _LOUD):
+    if version in (PLAIN, LOUD):
         cells += _against_noise(fed, row, [(name, receiver) for receiver in fed.names if receiver != name], version)
     draw = generator(f"bootstrap/table-4/{row}", fed.seed)
     sizes = mean_inside([values.tolist() for values in fed.size[version, name]], draw)
@@ -406,7 +256,7 @@ def _source_cells(fed: _Fed, row: str, name: str, version: str) -> list[dict[str
     return cells
 
 
-def _noise_cells(fed: _Fed, row: str, std: float, *, clipped: bool) -> list[dict[str, Any]]:
+def _noise_cells(fed: Fed, row: str, std: float, *, clipped: bool) -> list[dict[str, Any]]:
     """Return a row of noise of one size on all images."""
     noise = generator(f"noise/{std:g}", fed.seed)
     noisy = gaussian(fed.x, std, generator=noise, box=(0.0, 1.0) if clipped else None)
@@ -423,30 +273,30 @@ def _noise_cells(fed: _Fed, row: str, std: float, *, clipped: bool) -> list[dict
     return cells
 
 
-def _pooled_cells(fed: _Fed, version: str) -> list[dict[str, Any]]:
+def _pooled_cells(fed: Fed, version: str) -> list[dict[str, Any]]:
     """Return the pooled rows of one version: to the other half against noise, to the same half against the other."""
     same, other = fed.pairs(same=True), fed.pairs(same=False)
     row = fed.row(OTHER, version)
     cells = _against_noise(fed, row, other, version)
-    if version in (_LOUD, _CLIPPED, _STEP):
+    if version in (LOUD, CLIPPED, BY_STEP):
         cells += _ratio_cells(fed, row, other, version)
-    if version in (_PLAIN, _LOUD, _STEP) and same:
+    if version in (PLAIN, LOUD, BY_STEP) and same:
         cells += _against_pairs(fed, fed.row(SAME, version), same, other, version)
     alike = fed.pairs(same=True, alike=True)
-    if version in (_PLAIN, _LOUD) and alike:
+    if version in (PLAIN, LOUD) and alike:
         row = fed.row(SAME_ALIKE, version)
         cells += _against_pairs(fed, row, alike, fed.pairs(same=False, alike=True), version)
     return cells
 
 
-def _against_noise(fed: _Fed, row: str, pairs: Sequence[tuple[str, str]], version: str) -> list[dict[str, Any]]:
+def _against_noise(fed: Fed, row: str, pairs: Sequence[tuple[str, str]], version: str) -> list[dict[str, Any]]:
     """Return the raw and the excess error over pairs of nets beside those of equal noise, with a paired test."""
     raw, noise, clean = (fed.answers(pairs, version, to) for to in ("examples", "noise", "clean"))
     return _compared(fed, row, (raw, clean), (noise, clean), "noise of the same norm")
 
 
 def _against_pairs(
-    fed: _Fed, row: str, pairs: Sequence[tuple[str, str]], against: Sequence[tuple[str, str]], version: str
+    fed: Fed, row: str, pairs: Sequence[tuple[str, str]], against: Sequence[tuple[str, str]], version: str
 ) -> list[dict[str, Any]]:
     """Return the raw and the excess error over pairs of nets beside those of other pairs, with a paired test."""
     ours, theirs = (
@@ -456,7 +306,7 @@ def _against_pairs(
 
 
 def _compared(
-    fed: _Fed,
+    fed: Fed,
     row: str,
     ours: tuple[NDArray[np.float64], NDArray[np.float64]],
     theirs: tuple[NDArray[np.float64], NDArray[np.float64]],
@@ -475,12 +325,12 @@ def _compared(
     return cells
 
 
-def _ratio_cells(fed: _Fed, row: str, pairs: Sequence[tuple[str, str]], version: str) -> list[dict[str, Any]]:
+def _ratio_cells(fed: Fed, row: str, pairs: Sequence[tuple[str, str]], version: str) -> list[dict[str, Any]]:
     """Return by how many times amplifying raised the error, and its excess over the clean error."""
     after, before, clean = (
-        fed.answers(pairs, *of) for of in ((version, "examples"), (_PLAIN, "examples"), (_PLAIN, "clean"))
+        fed.answers(pairs, *of) for of in ((version, "examples"), (PLAIN, "examples"), (PLAIN, "clean"))
     )
-    noisy = pooled_ratio(fed.answers(pairs, version, "noise"), fed.answers(pairs, _PLAIN, "noise"), row, fed.seed)
+    noisy = pooled_ratio(fed.answers(pairs, version, "noise"), fed.answers(pairs, PLAIN, "noise"), row, fed.seed)
     control = {"label": "noise of the same norms", **measured(noisy)}
     return [
         cell(row, RATIO, pooled_ratio(after, before, row, fed.seed), table_4, control),
@@ -550,7 +400,7 @@ def _findings_4(cells: Sequence[Mapping[str, Any]], distortion: float) -> list[s
     return sentences
 
 
-def _notes_4(fed: _Fed) -> list[str]:
+def _notes_4(fed: Fed) -> list[str]:
     repeats = len(fed.models)
     nets = f"{repeats} trained nets per row" if repeats > 1 else "one trained net per row"
     return [

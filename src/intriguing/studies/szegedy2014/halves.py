@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from intriguing.experiments import halves
+from intriguing.experiments import fed, halves
 from intriguing.experiments.transfer import DISTORTION, noise_row
 from intriguing.studies.spec import Cell, Exhibit, Printed, Settings
 from intriguing.studies.szegedy2014.cells import percents
@@ -80,9 +80,9 @@ TRANSFER_4 = {
     "FC123-456-10": "6.25m 100m 5.1m",
     "FC100-100-10'": "8.2m 8.2m 100m",
     noise_row(0.06): "2.2m 2.6m 2.4m",
-    halves.amplified_row("FC100-100-10", AMPLIFIED): "100m 98s 43s",
-    halves.amplified_row("FC123-456-10", AMPLIFIED): "96m 100m 22m",
-    halves.amplified_row("FC100-100-10'", AMPLIFIED): "27m 50m 100m",
+    fed.amplified_row("FC100-100-10", AMPLIFIED): "100m 98s 43s",
+    fed.amplified_row("FC123-456-10", AMPLIFIED): "96m 100m 22m",
+    fed.amplified_row("FC100-100-10'", AMPLIFIED): "27m 50m 100m",
     noise_row(0.1): "2.6s 2.8s 2.7m",
 }
 _PRINTED_3 = {
@@ -93,7 +93,7 @@ _PRINTED_3 = {
 _PRINTED_4 = {
     **percents(TRANSFER_4, HALF_NAMES),
     **{(net, DISTORTION): value for net, value in _DISTORTION_3.items()},
-    **{(halves.amplified_row(net, AMPLIFIED), DISTORTION): Printed(0.1, "s", 0.01) for net in HALF_NAMES},
+    **{(fed.amplified_row(net, AMPLIFIED), DISTORTION): Printed(0.1, "s", 0.01) for net in HALF_NAMES},
     (noise_row(0.06), DISTORTION): Printed(0.06, "m", 0.01),
     (noise_row(0.1), DISTORTION): Printed(0.1, "s", 0.01),
 }
@@ -107,12 +107,12 @@ def _half_orderings() -> tuple[tuple[tuple[str, str], ...], ...]:
             if source is receiver:
                 continue
             plain = (source["name"], receiver["name"])
-            loud = (halves.amplified_row(source["name"], AMPLIFIED), receiver["name"])
+            loud = (fed.amplified_row(source["name"], AMPLIFIED), receiver["name"])
             chains += [((noise_row(0.06), receiver["name"]), plain, loud), ((noise_row(0.1), receiver["name"]), loud)]
     # The same pair of architectures, within the half and across halves.
     a, b, other = HALF_NAMES
     chains += [((other, b), (a, b)), ((b, other), (b, a))]
-    loud_row = halves.amplified_row
+    loud_row = fed.amplified_row
     chains += [((loud_row(other, AMPLIFIED), b), (loud_row(a, AMPLIFIED), b))]
     chains += [((loud_row(b, AMPLIFIED), other), (loud_row(b, AMPLIFIED), a))]
     chains += [((halves.OTHER, halves.POOLED), (halves.SAME, halves.POOLED))]
