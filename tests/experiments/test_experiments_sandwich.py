@@ -62,6 +62,7 @@ def test_the_table_keeps_what_every_exhibit_promises(needs: dict[str, Record]) -
             assert cell["control"]["measured"] <= find(record, row, f"{sandwich.RATIO}, {column}")["measured"]
     assert 0 < find(record, "all nets", "largest certified over found")["measured"] <= 1
     json.dumps(record.values)
+    assert all(text[0].isupper() for text in record.values["findings"])
     for figure in record.values["figures"]:
         found, proved, _ = (series["points"] for series in figure["series"])
         assert all(low["y"] <= high["y"] for low, high in zip(proved, found, strict=True))

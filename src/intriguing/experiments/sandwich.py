@@ -221,11 +221,16 @@ def _band(row: str, found: Array, certified: Array, product: Array, counted: Arr
 def _findings(ratios: Mapping[str, Estimate]) -> list[str]:
     (first, plain), *others = ratios.items()
     found = [
-        f"{first}: half of the images are certified to at least {plain.measured:.0%} of the distance at which an "
-        f"example is found (95% interval {plain.low:.0%} to {plain.high:.0%}, {plain.n:,} images)."
+        f"{_sentence(first)}: half of the images are certified to at least {plain.measured:.0%} of the distance at "
+        f"which an example is found (95% interval {plain.low:.0%} to {plain.high:.0%}, {plain.n:,} images)."
     ]
     if others:
         best, ratio = max(others, key=lambda item: item[1].measured)
         verb = "closes the gap most" if ratio.low > plain.high else "has the smallest gap"
-        found.append(f"{best} {verb}: {ratio.measured:.0%} ({ratio.low:.0%} to {ratio.high:.0%}).")
+        found.append(f"{_sentence(best)} {verb}: {ratio.measured:.0%} ({ratio.low:.0%} to {ratio.high:.0%}).")
     return found
+
+
+def _sentence(name: str) -> str:
+    """Return a name as a sentence begins with it."""
+    return name[:1].upper() + name[1:]

@@ -101,7 +101,7 @@ def _row_text(axes: Axes, one: Mapping[str, Any], n: int, foot: float, band: flo
                 )
         return
     y = foot - band + 16
-    pen.text(axes, 10, y, pen.clip(one.get("label", ""), 18), weight="bold")
+    pen.text(axes, 10, y, pen.clip(one.get("label", ""), 24), weight="bold")
     for k, (word, colour, value) in enumerate(numbers):
         if value is not None:
             pen.text(
