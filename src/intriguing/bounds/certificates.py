@@ -14,6 +14,7 @@ curvature         second order, for nets of sigmoid and tanh; after Singla and F
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -40,6 +41,7 @@ _TOUCHED = 1.03  # how much farther tangents through the ends reach, where they 
 _BENT = 1.35  # how much farther a bound of second order usually reaches than one by lines, to begin with
 _FEW = 16  # inputs up to which proofs are looked for beyond the radius where the search has ended
 _STEP, _STEPS = 1.02, 70  # the radii tried then: each so many times the one before, to four times the first
+_REGIONS = 1024  # balls that are bounded at once then
 _PIECES = 4  # pieces of `ENTRIES` coefficients that the rows of all images searched together fill
 _EVALUATIONS = 60  # of the root search, a guard; 6 to 10 are usual
 
@@ -184,10 +186,10 @@ class _Search:
         self.lost = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         self.cap = farthest(x, norm, box)
 
-    def margin(self, eps: Tensor, rows: Tensor, refine: bool, touching: bool = False) -> Tensor:
+    def margin(self, eps: Tensor, rows: Tensor, refine: bool, *, touching: bool = False, alone: bool = False) -> Tensor:
         """Return the least bound of z_y - z_j over the balls of images `rows`, (R,)."""
         region = ball(self.x[rows], eps, self.norm, self.box)
-        bounds = bounds_over(self.graph, region, refine=refine, touching=touching)
+        bounds = bounds_over(self.graph, region, refine=refine, touching=touching, alone=alone)
         last = len(self.graph.nodes) - 1
         worst, which = lower_bound(self.graph, last, self.forms[rows], region, bounds, touching=touching).min(1)
         assert bounds.lost is not None
@@ -238,12 +240,22 @@ class _Search:
         live = self._unsettled()
         if not len(live):
             return
-        cap, eps = self.cap[live], self.radius[live]
-        for _ in range(_STEPS):
-            eps = torch.minimum(_STEP * eps, cap)
-            for touching in (False, True):
-                proved = self.margin(eps, live, True, touching=touching) > 0
-                self.radius[live] = torch.where(proved, torch.where(eps >= cap, math.inf, eps), self.radius[live])
+        cap = self.cap[live]
+        factor = _STEP ** torch.arange(1, _STEPS + 1, dtype=torch.float64, device=cap.device)
+        eps = torch.minimum(factor[:, None] * self.radius[live], cap)
+        rows, evaluations = live.repeat(_STEPS), self.evaluations[live]
+        for touching, alone in itertools.product((False, True), repeat=2):
+            lost = self.lost[live]
+            parts = [
+                self.margin(some, at, True, touching=touching, alone=alone)
+                for some, at in zip(torch.split(eps.flatten(), _REGIONS), torch.split(rows, _REGIONS), strict=True)
+            ]
+            proved = torch.where(torch.cat(parts).view_as(eps) > 0, eps, 0.0).amax(0)
+            farther = proved > self.radius[live]
+            self.lost[live] = torch.where(farther, self.lost[live], lost)
+            reached = torch.where(proved >= cap, math.inf, proved)
+            self.radius[live] = torch.where(farther, reached, self.radius[live])
+        self.evaluations[live] = evaluations + 4 * _STEPS  # rows that come up more than once were counted once
 
     def _unsettled(self) -> Tensor:
         return ((self.radius > 0) & torch.isfinite(self.radius)).nonzero().squeeze(1)

@@ -57,6 +57,7 @@ def bounds_over(
     shares: Shares | None = None,
     signs: Mapping[int, Tensor] | None = None,
     touching: bool = False,
+    alone: bool = False,
 ) -> Bounds:
     """Return intervals of every value of the net over the region.
 
@@ -68,6 +69,8 @@ def bounds_over(
         signs: by node that enters a ReLU, (B, *shape) of 1, -1 or 0: the region is cut to where entries have this
             sign. Intervals may then be empty; they are returned with low = high.
         touching: see `Activation.slopes`.
+        alone: keep what the forms say also where interval arithmetic knows more: lines are chosen by intervals, and
+            narrower ones now and then choose worse.
     """
     unit = torch.finfo(graph.dtype).eps / 2
     tiny = torch.finfo(graph.dtype).tiny
@@ -87,7 +90,7 @@ def bounds_over(
             bounds.high.append(high)
             bounds.error.append(error)
             if place in enter and refine:
-                _refine(graph, place, region, bounds, shares or {}, touching)
+                _refine(graph, place, region, bounds, shares or {}, touching, alone)
             if signs is not None and place in signs:
                 _cut(bounds, place, signs[place])
     return bounds
@@ -202,6 +205,7 @@ def _refine(
     bounds: Bounds,
     shares: Shares,
     touching: bool,
+    alone: bool,
 ) -> None:
     """Narrow the interval of a value that enters an activation, entry by entry."""
     low, high = bounds.low[place].flatten(1), bounds.high[place].flatten(1)
@@ -214,7 +218,7 @@ def _refine(
         return
     seen = None if own else windows.plan(graph, place)
     if seen is not None:
-        _refine_windows(graph, place, seen, region, bounds, shares, touching)
+        _refine_windows(graph, place, seen, region, bounds, shares, touching, alone)
         return
     largest = _largest(graph, place)
     chunk = rows.shape[1] if own else max(1, ENTRIES // (2 * B * largest))
@@ -225,11 +229,18 @@ def _refine(
         least = lower_bound(graph, place, A, region, bounds, shares=shares, touching=touching)
         found.append(least.reshape(B, 2, -1))
     below, above = torch.cat(found, dim=2).unbind(1)
-    _narrow(bounds, place, rows.expand(B, -1), below, -above)
+    _narrow(bounds, place, rows.expand(B, -1), below, -above, alone)
 
 
 def _refine_windows(
-    graph: Graph, place: int, seen: windows.Plan, region: Region, bounds: Bounds, shares: Shares, touching: bool
+    graph: Graph,
+    place: int,
+    seen: windows.Plan,
+    region: Region,
+    bounds: Bounds,
+    shares: Shares,
+    touching: bool,
+    alone: bool,
 ) -> None:
     """Narrow the interval of a value of convolutions: all channels of every place where one is undecided."""
     low, high = bounds.low[place].detach(), bounds.high[place].detach()
@@ -242,13 +253,14 @@ def _refine_windows(
     for part in torch.split(places, chunk):
         ends = windows.ends(graph, place, part, seen, region, bounds, shares=shares, touching=touching)
         index = (torch.arange(D, device=low.device)[:, None] * sides + part).flatten().expand(B, -1)
-        _narrow(bounds, place, index, *(end.flatten(1) for end in ends))
+        _narrow(bounds, place, index, ends[0].flatten(1), ends[1].flatten(1), alone)
 
 
-def _narrow(bounds: Bounds, place: int, index: Tensor, below: Tensor, above: Tensor) -> None:
+def _narrow(bounds: Bounds, place: int, index: Tensor, below: Tensor, above: Tensor, alone: bool) -> None:
     """Take the better of what is known and of new ends (B, R) for the entries `index` (B, R) of a value."""
     low, high = bounds.low[place].flatten(1), bounds.high[place].flatten(1)
-    below, above = torch.maximum(low.gather(1, index), below), torch.minimum(high.gather(1, index), above)
+    if not alone:
+        below, above = torch.maximum(low.gather(1, index), below), torch.minimum(high.gather(1, index), above)
     shape = bounds.low[place].shape
     # Both ends are bounds of one value; where rounding makes them cross, their order does not matter.
     bounds.low[place] = low.scatter(1, index, torch.minimum(below, above)).reshape(shape)
