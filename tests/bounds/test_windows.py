@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from intriguing import bounds
-from intriguing.bounds import optimised, windows
+from intriguing.bounds import operations, optimised, windows
 from intriguing.bounds.crown import bounds_over
 from intriguing.bounds.operations import Window
 from intriguing.bounds.region import ball
@@ -117,6 +117,22 @@ def test_windows_take_the_rounding_of_every_layer(monkeypatch):
     whole = lost()
     assert float(whole.min()) > 1e-7
     torch.testing.assert_close(seen, whole, rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("name", ["dilation, groups, normalisation", "residual"])
+def test_windows_whose_matrix_would_be_large_do_without_it(monkeypatch, name):
+    net, shape = _net(name)
+    x = torch.rand(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    region = ball(x, torch.full((2,), 0.1, dtype=torch.float64), math.inf, (0.0, 1.0))
+    found = []
+    for largest in (operations._MATRIX, 0):
+        monkeypatch.setattr(operations, "_MATRIX", largest)
+        graph = trace(as_model(net.double()), shape, torch.device("cpu"))
+        found.append(bounds_over(graph, region))
+        kept = [node.operation._matrices for node in graph.nodes if isinstance(node.operation, operations.Convolution)]
+        assert any(kept) == (largest > 0)
+    for low, same in zip(found[0].low, found[1].low, strict=True):
+        torch.testing.assert_close(low, same, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["residual", "strides and padding"])

@@ -19,6 +19,8 @@ from torch.nn import functional as F  # noqa: N812 (torch's own abbreviation)
 
 Shape = tuple[int, ...]
 
+_MATRIX = 2**22  # entries of a convolution's matrix on windows up to which it is written out: 32 MiB
+
 
 def gamma(terms: int, unit: float) -> float:
     """Return n u / (1 - n u), infinite where n u reaches 1."""
@@ -186,22 +188,32 @@ class Convolution(Affine):
         return Window(
             _both(int.__mul__, window.step, self.stride),
             (window.start[0] * self.stride[0] - top, window.start[1] * self.stride[1] - left),
-            (self._across(window, 0), self._across(window, 1)),
+            self._across(window.size),
         )
 
-    def _across(self, window: Window, axis: int) -> int:
-        return self.stride[axis] * (window.size[axis] - 1) + self.dilation[axis] * (self.weight.shape[2 + axis] - 1) + 1
+    def _across(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """Return the size of the window that a window of this size sees."""
+        high, wide = (
+            step * (side - 1) + apart * (taps - 1) + 1
+            for step, side, apart, taps in zip(self.stride, size, self.dilation, self.weight.shape[-2:], strict=True)
+        )
+        return high, wide
 
     def transpose_window(self, A: Tensor) -> Tensor:
-        """See `Affine`. One matrix for windows: they are small and many, for which torch has no fast path."""
-        matrix = self._matrices.get(A.shape[1:])
-        if matrix is None:
-            unit = torch.eye(A.shape[1:].numel(), dtype=A.dtype, device=A.device).reshape(-1, *A.shape[1:])
-            matrix = F.conv_transpose2d(
-                unit, self.weight, stride=self.stride, groups=self.groups, dilation=self.dilation
-            )
-            self._matrices[A.shape[1:]] = matrix
+        """See `Affine`. One matrix for small windows, of which there are many: torch has no fast path for them."""
+        shape = A.shape[1:]
+        entries = shape.numel()
+        high, wide = self._across(shape[1:])
+        if entries * self.shape[0] * high * wide > _MATRIX:
+            return self._transposed(A)
+        if shape not in self._matrices:
+            unit = torch.eye(entries, dtype=A.dtype, device=A.device).reshape(-1, *shape)
+            self._matrices[shape] = self._transposed(unit)
+        matrix = self._matrices[shape]
         return (A.flatten(1) @ matrix.flatten(1)).reshape(len(A), *matrix.shape[1:])
+
+    def _transposed(self, A: Tensor) -> Tensor:
+        return F.conv_transpose2d(A, self.weight, stride=self.stride, groups=self.groups, dilation=self.dilation)
 
     def _convolve(self, h: Tensor, weight: Tensor) -> Tensor:
         return F.conv2d(F.pad(h, self.padding), weight, stride=self.stride, dilation=self.dilation, groups=self.groups)
