@@ -130,6 +130,26 @@ def test_what_cannot_be_certified_is_said(net, message):
         trace(Model(net), (1, 2, 2), CPU)
 
 
+@pytest.mark.parametrize("pool", [{"ceil_mode": True}, {"padding": 1}])
+def test_dilated_maxima_over_an_edge_are_refused_as_they_skip_the_pixel_there(pool):
+    def net(**more) -> nn.Sequential:
+        return nn.Sequential(nn.MaxPool2d(2, stride=2, dilation=2, **more), nn.Flatten())
+
+    x = torch.rand(8, 1, 8, 8, generator=seeded(0), dtype=torch.float64)
+    with pytest.raises(ModelError, match="windows reach over an edge"):
+        trace(Model(net(**pool)), (1, 8, 8), CPU)
+    torch.testing.assert_close(trace(Model(net()), (1, 8, 8), CPU)(x), net()(x))
+
+
+def test_a_mean_over_windows_of_what_has_no_channels_is_followed():
+    class Pooled(nn.Module):
+        def forward(self, x):
+            return nn.functional.avg_pool2d(x.view(-1, 4, 6), 2).flatten(1)
+
+    x = torch.rand(8, 24, generator=seeded(0), dtype=torch.float64)
+    torch.testing.assert_close(trace(Model(Pooled()), (24,), CPU)(x), Pooled()(x))
+
+
 class Wrapped(nn.Module):
     """A function of images as a module."""
 

@@ -119,6 +119,21 @@ def test_windows_take_the_rounding_of_every_layer(monkeypatch):
     torch.testing.assert_close(seen, whole, rtol=0.1, atol=0)
 
 
+@pytest.mark.parametrize("name", ["strides and padding", "maximum"])
+def test_what_an_image_gets_does_not_depend_on_the_others(name):
+    net, shape = _net(name)
+    graph = trace(as_model(net), shape, torch.device("cpu"))
+    x = torch.rand(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    eps = torch.tensor([0.001, 0.02, 0.3], dtype=torch.float64)
+    together = bounds_over(graph, ball(x, eps, math.inf, (0.0, 1.0)))
+    enter = sorted({node.inputs[0] for node in graph.nodes if isinstance(node.operation, Activation)})
+    for i in range(3):
+        alone = bounds_over(graph, ball(x[i : i + 1], eps[i : i + 1], math.inf, (0.0, 1.0)))
+        for place in enter[:2]:  # both are seen through windows
+            torch.testing.assert_close(together.low[place][i], alone.low[place][0], rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(together.high[place][i], alone.high[place][0], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["dilation, groups, normalisation", "residual"])
 def test_windows_whose_matrix_would_be_large_do_without_it(monkeypatch, name):
     net, shape = _net(name)

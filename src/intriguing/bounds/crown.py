@@ -242,18 +242,28 @@ def _refine_windows(
     touching: bool,
     alone: bool,
 ) -> None:
-    """Narrow the interval of a value of convolutions: all channels of every place where one is undecided."""
+    """Narrow the interval of a value of convolutions: all channels of every place where one is undecided.
+
+    Of an image more than half of whose entries are undecided, everywhere, as of values without windows.
+    """
     low, high = bounds.low[place].detach(), bounds.high[place].detach()
     B, D, sides = len(low), low.shape[1], low.shape[2] * low.shape[3]
+    unsure = ((low < 0) & (high > 0)).flatten(2)
+    wanted = unsure.any(1) | (unsure.double().mean((1, 2)) > 0.5)[:, None]  # (B, places)
     if _smooth(graph, place):
-        places = torch.arange(sides, device=low.device)
-    else:
-        places = ((low < 0) & (high > 0)).flatten(2).any(1).any(0).nonzero().squeeze(1)
+        wanted = torch.ones_like(wanted)
+    places = wanted.any(0).nonzero().squeeze(1)
     chunk = max(1, ENTRIES // (B * windows.coefficients(graph, place, seen)))
     for part in torch.split(places, chunk):
         ends = windows.ends(graph, place, part, seen, region, bounds, shares=shares, touching=touching)
         index = (torch.arange(D, device=low.device)[:, None] * sides + part).flatten().expand(B, -1)
-        _narrow(bounds, place, index, ends[0].flatten(1), ends[1].flatten(1), alone)
+        # What an image gets does not depend on what others ask for.
+        mine = wanted[:, part].repeat(1, D)
+        least, largest = (
+            torch.where(mine, end.flatten(1), known.flatten(1).gather(1, index))
+            for end, known in zip(ends, (bounds.low[place], bounds.high[place]), strict=True)
+        )
+        _narrow(bounds, place, index, least, largest, alone)
 
 
 def _narrow(bounds: Bounds, place: int, index: Tensor, below: Tensor, above: Tensor, alone: bool) -> None:

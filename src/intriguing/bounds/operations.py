@@ -204,7 +204,7 @@ class Convolution(Affine):
         shape = A.shape[1:]
         entries = shape.numel()
         high, wide = self._across(shape[1:])
-        if entries * self.shape[0] * high * wide > _MATRIX:
+        if entries * max(entries, self.shape[0] * high * wide) > _MATRIX:
             return self._transposed(A)
         if shape not in self._matrices:
             unit = torch.eye(entries, dtype=A.dtype, device=A.device).reshape(-1, *shape)

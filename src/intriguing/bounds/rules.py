@@ -257,8 +257,9 @@ def _max_pool(at: Builder, h: Value, kernel_size: Any, stride: Any = None, paddi
     for axis in (1, 2):
         taps, gap = kernel[axis - 1], apart[axis - 1]
         start = torch.arange(after[axis + 1], device=at.like.device) * steps[axis - 1] - pads[axis - 1]
-        if gap > 1 and int(start.min()) < 0:
-            raise at.unknown("max-pooling with both padding and dilation")
+        last = start + gap * (taps - 1)
+        if gap > 1 and (int(start.min()) < 0 or int(last.max()) >= shape[axis]):
+            raise at.unknown("max-pooling with dilation whose windows reach over an edge, by padding or ceil_mode")
         # A window reaches over an edge only if it holds the pixel at the edge, which may then be taken twice.
         pieces = [
             at.add(Selecting(axis, (start + gap * tap).clamp(0, shape[axis] - 1), shape[axis], at.like), h)
@@ -278,7 +279,7 @@ def _average_pool(at: Builder, h: Value, kernel_size: Any, stride: Any = None, p
     steps = kernel if stride is None or stride == [] else pair(stride)
     pads = pair(padding)
     shape = at.shape(h)
-    if pads == (0, 0) and not ceil_mode and divisor_override is None:
+    if len(shape) == 3 and pads == (0, 0) and not ceil_mode and divisor_override is None:
         weight = at.like.new_full((shape[0], 1, *kernel), 1 / (kernel[0] * kernel[1]))
         mean = Convolution(weight, None, shape, stride=steps, padding=(0,) * 4, dilation=(1, 1), groups=shape[0])
         return at.add(mean, h)

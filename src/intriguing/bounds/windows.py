@@ -2,7 +2,7 @@
 
 The coefficients of a unit of a convolutional layer are 0 outside of the pixels that it can see, and windows of all
 places are of one size. They are carried back as arrays of that size, for all channels of a place at once: a hundred
-times less than images full of zeros for the second layer of a net on MNIST. It is the procedure of `crown`, and gives
+times less than images full of zeros for the second layer of a net on MNIST. It is the procedure of `crown`, with
 the same numbers but for rounding.
 """
 
