@@ -116,7 +116,7 @@ def certify(
         progress: called with (images done, images) after each batch.
 
     Returns:
-        A `Certificate`. What an image gets does not depend on the others.
+        A `Certificate`. What an image gets does not depend on the others, within the tolerance.
 
     Raises:
         ModelError: an operation without a rule, with its path, see `tracing.trace`; a net that does not compute

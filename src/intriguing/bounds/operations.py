@@ -90,16 +90,20 @@ class Affine(ABC):
     def transpose(self, A: Tensor) -> Tensor:
         """Return A W, (N, *in) for coefficients A (N, *out)."""
 
+
+class Local(Affine):
+    """A map of images whose outputs see few of the inputs, all places alike."""
+
+    @abstractmethod
     def seen(self, window: Window) -> Window | None:
         """Return the window of the input that a window of the output sees; None where it may be all of it."""
-        return None
 
+    @abstractmethod
     def transpose_window(self, A: Tensor) -> Tensor:
         """Return A W (N, C, h, w) on the window `seen` for coefficients A (N, D, h', w') on one of the output.
 
         Nothing is known of the edges: A is 0 outside of the output, and what falls outside of the input is void.
         """
-        raise NotImplementedError(f"{type(self).__name__} sees no windows")
 
 
 class Dense(Affine):
@@ -125,7 +129,7 @@ class Dense(Affine):
         return A @ self.weight
 
 
-class Convolution(Affine):
+class Convolution(Local):
     """A convolution with zero padding, of images of one shape.
 
     Args:
@@ -183,7 +187,7 @@ class Convolution(Affine):
         return back[..., top : high - bottom, left : wide - right]
 
     def seen(self, window: Window) -> Window:
-        """See `Affine`."""
+        """See `Local`."""
         left, _, top, _ = self.padding
         return Window(
             _both(int.__mul__, window.step, self.stride),
@@ -200,7 +204,7 @@ class Convolution(Affine):
         return high, wide
 
     def transpose_window(self, A: Tensor) -> Tensor:
-        """See `Affine`. One matrix for small windows, of which there are many: torch has no fast path for them."""
+        """See `Local`. One matrix for small windows, of which there are many: torch has no fast path for them."""
         shape = A.shape[1:]
         entries = shape.numel()
         high, wide = self._across(shape[1:])
@@ -219,7 +223,7 @@ class Convolution(Affine):
         return F.conv2d(F.pad(h, self.padding), weight, stride=self.stride, dilation=self.dilation, groups=self.groups)
 
 
-class Scaling(Affine):
+class Scaling(Local):
     """Entry by entry, scale * h + bias: batch normalisation in evaluation mode, preprocessing, constants.
 
     Args:
@@ -247,11 +251,11 @@ class Scaling(Affine):
         return A * self.scale
 
     def seen(self, window: Window) -> Window | None:
-        """See `Affine`; of images, one factor per channel."""
+        """See `Local`; of images, one factor per channel."""
         return window if self.scale.dim() in (0, 3) and self.scale.shape[1:].numel() == 1 else None
 
     def transpose_window(self, A: Tensor) -> Tensor:
-        """See `Affine`."""
+        """See `Local`."""
         return A * self.scale
 
 
@@ -284,7 +288,7 @@ class Averaging(Affine):
         return result
 
 
-class Selecting(Affine):
+class Selecting(Local):
     """Entries `index` along one axis of an example; exact, entries may come up more than once."""
 
     def __init__(self, axis: int, index: Tensor, side: int, like: Tensor) -> None:
@@ -307,7 +311,7 @@ class Selecting(Affine):
         return A.new_zeros(shape).index_add(self.axis + 1, self.index, A)
 
     def seen(self, window: Window) -> Window | None:
-        """See `Affine`; every so-many-th row or column, as in pooling over whole windows."""
+        """See `Local`; every so-many-th row or column, as in pooling over whole windows."""
         first, gap = int(self.index[0]), self._gap()
         if self.axis == 0 or gap is None:
             return None
@@ -318,7 +322,7 @@ class Selecting(Affine):
         return Window((step[0], step[1]), (start[0], start[1]), (size[0], size[1]))
 
     def transpose_window(self, A: Tensor) -> Tensor:
-        """See `Affine`."""
+        """See `Local`."""
         gap = self._gap()
         assert gap is not None
         shape = list(A.shape)

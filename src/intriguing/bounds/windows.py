@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own abbreviation)
 
 from intriguing.bounds.graph import Graph
-from intriguing.bounds.operations import Affine, Sum, Window
+from intriguing.bounds.operations import Affine, Local, Sum, Window
 from intriguing.bounds.region import Region
 from intriguing.bounds.relaxation import Activation, Shares, lines
 
@@ -38,7 +38,9 @@ def plan(graph: Graph, place: int) -> Plan | None:
         if at not in found:
             continue
         operation = graph.nodes[at].operation
-        window = operation.seen(found[at]) if isinstance(operation, Affine) else found[at]
+        window: Window | None = found[at]
+        if isinstance(operation, Affine):
+            window = operation.seen(found[at]) if isinstance(operation, Local) else None
         for source in graph.nodes[at].inputs:
             if window is None or len(graph.nodes[source].shape) != 3:
                 return None
@@ -112,7 +114,7 @@ def ends(
             )
             continue
         A = view.inside(A)
-        if isinstance(operation, Affine):
+        if isinstance(operation, Local):
             const = const + _against(A, view(operation.bias.expand(node.shape)[None]))
             seen = operation.seen(windows[at])
             assert seen is not None
