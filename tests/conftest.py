@@ -23,6 +23,12 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _same_weights_each_time() -> None:
+    """Seed what a test draws without a generator, such as an untrained net's weights."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Return the folder of image sets, or skip the test where there is none."""
