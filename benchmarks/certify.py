@@ -3,6 +3,7 @@
 python benchmarks/certify.py tightness --net FC100-100-10 --count 1000
 python benchmarks/certify.py tightness --net FC100-100-10-brief --count 1000
 python benchmarks/certify.py tightness --net FC100-100-10-adam --count 1000
+python benchmarks/certify.py tightness --net FC100-100-10-adam --count 1000 --device cuda
 python benchmarks/certify.py tightness --net penalised --count 1000 --methods product crown curvature
 python benchmarks/certify.py exactness --net 784-20-20-10 --count 100
 python benchmarks/certify.py constants --net 784-20-20-10
@@ -36,9 +37,10 @@ RESULTS = Path(__file__).parent / "results"
 TESTS = Path(__file__).parents[1] / "tests"
 
 
-def _machine() -> str:
-    found = environment(torch.device("cpu"))
-    return f"{found['cpu']}, {found['cpus']} cores, torch {found['torch']}"
+def _machine(device: torch.device) -> str:
+    found = environment(device)
+    card = "" if device.type == "cpu" else f"{found['device']}, "
+    return card + f"{found['cpu']}, {found['cpus']} cores, torch {found['torch']}"
 
 
 def _quantiles(values: torch.Tensor) -> dict[str, float]:
@@ -197,6 +199,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="of tightness; all by default")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each image of exactness")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
     parser.add_argument("--method", choices=("crown", "curvature"), default="crown", help="of soundness")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -206,7 +209,8 @@ def main() -> None:
     else:
         sets = {split: data.load("mnist", split) for split in ("train", "test")}
         net = _trained(given.net, sets)
-        x, y = _correct(net, sets["test"], given.count)
+        x, y = (found.to(given.device) for found in _correct(net, sets["test"], given.count))
+        net.to(given.device)
         if given.question == "tightness":
             rows = tightness(net, x, y, given.steps, given.methods)
         elif given.question == "exactness":
@@ -214,9 +218,10 @@ def main() -> None:
         else:
             rows = constants(net, x)
     RESULTS.mkdir(exist_ok=True)
-    rows = {"machine": _machine(), "threads": given.threads, **rows}
+    rows = {"machine": _machine(given.device), "threads": given.threads, **rows}
     of = given.net if given.question != "soundness" else given.method
     name = given.question if of == "crown" else f"{given.question}_{of}"
+    name += "" if given.device.type == "cpu" else f"_{given.device.type}"
     (RESULTS / f"certify_{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
     print(json.dumps(rows, indent=1))
 

@@ -1,6 +1,7 @@
 """How fast the batched solver is: against SciPy row by row, against bare gradients, and as rows grow.
 
     python benchmarks/solver.py --what scipy overhead scale --out benchmarks/results/solver.txt
+    python benchmarks/solver.py --device cuda --slots 10000 --what scipy overhead scale
 
 The objective is the attack's, c |x - x0|^2 + cross-entropy of a random wrong class, in the box [0, 1], on the net
 FC100-100-10 trained here for a moment. MNIST is read from the folder INTRIGUING_DATA; `--data digits` takes
@@ -65,6 +66,7 @@ def train_fc(images: torch.Tensor, labels: torch.Tensor, steps: int = 3_000) -> 
     net = nn.Sequential(
         nn.Linear(images.shape[1], 100), nn.Sigmoid(), nn.Linear(100, 100), nn.Sigmoid(), nn.Linear(100, 10)
     )
+    net.to(images.device)
     optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
     for _ in range(steps):
         batch = torch.randint(len(images), (128,))
@@ -117,7 +119,7 @@ def attack(net: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Objec
 
 def wrong_targets(labels: torch.Tensor) -> torch.Tensor:
     """Return a uniform wrong class per label."""
-    return (labels + torch.randint(1, 10, labels.shape, generator=torch.Generator().manual_seed(1))) % 10
+    return (labels + torch.randint(1, 10, labels.shape, generator=torch.Generator().manual_seed(1)).to(labels)) % 10
 
 
 def rows_of(images: torch.Tensor, labels: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,11 +134,18 @@ def solve(fun: Objective, images: torch.Tensor, **options: object) -> optim.Solu
     return optim.minimize(fun, images, lower=0.0, upper=1.0, **chosen)
 
 
+def now() -> float:
+    """Return the time at which all that was begun is done, in seconds."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def timed(work: Callable[[], object]) -> float:
     """Return the wall time of a call in seconds."""
-    began = time.perf_counter()
+    began = now()
     work()
-    return time.perf_counter() - began
+    return now() - began
 
 
 # ------------------------------------------------------------------------------------------ three questions
@@ -148,6 +157,7 @@ def against_scipy(images: torch.Tensor, labels: torch.Tensor, rows: int, scipy_r
     x0, y = rows_of(images, labels, rows)
     targets = wrong_targets(y)
     fun = attack(net, x0, targets)
+    on_cpu = attack(train_copy(net).float(), x0.cpu(), targets.cpu())
     solve(fun, x0[:64])  # warms up
     ours = {}
     for threads in (1, 2):
@@ -159,12 +169,12 @@ def against_scipy(images: torch.Tensor, labels: torch.Tensor, rows: int, scipy_r
         index = torch.tensor([row])
 
         def one(x: np.ndarray) -> tuple[float, np.ndarray]:
-            f, g = fun(torch.from_numpy(x.astype(np.float32))[None], index)
+            f, g = on_cpu(torch.from_numpy(x.astype(np.float32))[None], index)
             return f.item(), g[0].double().numpy()
 
         return scipy.optimize.minimize(
             one,
-            x0[row].double().numpy(),
+            x0[row].double().cpu().numpy(),
             jac=True,
             method="L-BFGS-B",
             bounds=scipy.optimize.Bounds(0.0, 1.0),
@@ -178,9 +188,9 @@ def against_scipy(images: torch.Tensor, labels: torch.Tensor, rows: int, scipy_r
         began = time.perf_counter()
         found = [by_scipy(row) for row in range(scipy_rows)]
         theirs[threads] = (time.perf_counter() - began) / scipy_rows
-    precise, index = train_double(net), torch.arange(scipy_rows)
-    judge = attack(precise, x0.double(), targets)
-    mine = judge(solution.x[:scipy_rows].double(), index)[0]
+    index = torch.arange(scipy_rows)
+    judge = attack(train_copy(net), x0.double().cpu(), targets.cpu())
+    mine = judge(solution.x[:scipy_rows].double().cpu(), index)[0]
     other = judge(torch.from_numpy(np.stack([f.x for f in found])).clamp(0, 1), index)[0]
     apart = (mine - other) / other.abs()
     best, worst = min(ours.values()), min(theirs.values())
@@ -203,8 +213,8 @@ def against_scipy(images: torch.Tensor, labels: torch.Tensor, rows: int, scipy_r
     return lines
 
 
-def train_double(net: nn.Sequential) -> nn.Sequential:
-    """Return a copy of the net in float64."""
+def train_copy(net: nn.Sequential) -> nn.Sequential:
+    """Return a copy of the net in float64 on the CPU."""
     copy = train_fc(torch.zeros(1, net[0].in_features), torch.zeros(1, dtype=torch.int64), steps=0)
     copy.load_state_dict(net.state_dict())
     return copy.double()
@@ -218,11 +228,15 @@ def ended(solution: optim.Solution) -> str:
     )
 
 
-def two_loop(sizes: Sequence[int], n: int) -> float:
+def two_loop(sizes: Sequence[int], like: torch.Tensor) -> float:
     """Time of a plain two-loop recursion over MEMORY pairs at these batch sizes (Nocedal 1980)."""
-    largest = max(sizes)
-    S, Y = torch.randn(MEMORY, largest, n), torch.randn(MEMORY, largest, n)
-    rho, g = torch.randn(MEMORY, largest, 1), torch.randn(largest, n)
+    largest, n = max(sizes), like.shape[1]
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device=like.device)
+
+    S, Y, rho, g = (random(MEMORY, largest, n), random(MEMORY, largest, n), random(MEMORY, largest, 1),
+                    random(largest, n))  # fmt: skip
 
     def once(b: int) -> None:
         q, alphas = g[:b].clone(), []
@@ -253,9 +267,9 @@ def overhead_of(net: nn.Module, x0: torch.Tensor, targets: torch.Tensor, slots: 
         nonlocal inside
         if len(x) < slots:
             raise _Drained
-        began = time.perf_counter()
+        began = now()
         answer = fun(x, rows)
-        inside += time.perf_counter() - began
+        inside += now() - began
         sizes.append(len(x))
         return answer
 
@@ -270,7 +284,7 @@ def overhead_of(net: nn.Module, x0: torch.Tensor, targets: torch.Tensor, slots: 
         whole = timed(run)
         passes = timed(lambda: [bare(net, x0[:b], targets[:b]) for b in sizes])
         if turn:  # the first warms up
-            turns.append((whole, inside, passes, two_loop(sizes, x0.shape[1])))
+            turns.append((whole, inside, passes, two_loop(sizes, x0)))
     # The turn of the median ratio, so that its four parts belong together.
     return sorted(turns, key=lambda t: t[0] / t[2])[len(turns) // 2], list(sizes)
 
@@ -281,7 +295,7 @@ def overhead(images: torch.Tensor, labels: torch.Tensor, side: tuple[int, int], 
     x0, y = rows_of(images, labels, 4 * slots)
     cases.append(("FC100-100-10", train_fc(images, labels), x0, 4.0, 9, 1_000))
     for channels in (4, 8, 16, 32, 64, 128, 256):
-        net = convolutional(side, channels)
+        net = convolutional(side, channels).to(x0.device)
         sample, targets = x0[:slots], wrong_targets(y[:slots])
         bare(net, sample, targets)
         net.requires_grad_(False)
@@ -312,7 +326,9 @@ def overhead(images: torch.Tensor, labels: torch.Tensor, side: tuple[int, int], 
 
 
 def peak_memory() -> int:
-    """Return the most bytes this process ever held."""
+    """Return the most bytes this process ever held, on the CUDA device if it uses one."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
     if status.exists():
         # The kernel's count for this program alone; getrusage also remembers the parent that started it.
@@ -321,19 +337,20 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def scale_child(folder: Path, count: int, slots: int) -> None:
+def scale_child(folder: Path, count: int, slots: int, device: str) -> None:
     """Solve `count` rows in this process alone and print time, peak memory and the size of the data."""
-    state = torch.load(folder / "net.pt", weights_only=True)
+    state = torch.load(folder / "net.pt", weights_only=True, map_location="cpu")
     net = train_fc(torch.zeros(1, state["0.weight"].shape[1]), torch.zeros(1, dtype=torch.int64), steps=0)
     net.load_state_dict(state)
-    images = torch.from_numpy(np.load(folder / f"{count}.npy"))
-    targets = torch.from_numpy(np.load(folder / f"{count}-targets.npy"))
+    net.to(device)
+    images = torch.from_numpy(np.load(folder / f"{count}.npy")).to(device)
+    targets = torch.from_numpy(np.load(folder / f"{count}-targets.npy")).to(device)
     fun = attack(net, images, targets)
     times = []
     for _ in range(5 if count <= 5_000 else 1):
-        began = time.perf_counter()
+        began = now()
         solution = solve(fun, images, slots=slots)
-        times.append(time.perf_counter() - began)
+        times.append(now() - began)
         mean = solution.evaluations.double().mean().item()
         kept = [getattr(solution, name) for name in optim.Solution.__dataclass_fields__]
     data = sum(t.numel() * t.element_size() for t in [images, targets, *kept] if isinstance(t, torch.Tensor))
@@ -349,13 +366,13 @@ def scale(images: torch.Tensor, labels: torch.Tensor, large: int, slots: int) ->
         torch.save(net.state_dict(), folder / "net.pt")
         for count in (small, large):
             x0, y = rows_of(images, labels, count)
-            np.save(folder / f"{count}.npy", x0.numpy())
-            np.save(folder / f"{count}-targets.npy", wrong_targets(y).numpy())
+            np.save(folder / f"{count}.npy", x0.cpu().numpy())
+            np.save(folder / f"{count}-targets.npy", wrong_targets(y).cpu().numpy())
         # The small run before and after the large one, so that a machine that slows down shows in both.
         times: list[float] = []
         for count in (small, large, small):
             command = [sys.executable, __file__, "--child", name, str(count), "--slots", str(slots)]
-            command += ["--threads", str(torch.get_num_threads())]
+            command += ["--threads", str(torch.get_num_threads()), "--device", images.device.type]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             results[count] = json.loads(done.stdout)
             if count == small:
@@ -393,8 +410,9 @@ def machine() -> str:
         named = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = named[0].split(":", 1)[1].strip() if named else model
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    card = f"{torch.cuda.get_device_name()}; " if torch.cuda.is_initialized() else ""
     return (
-        f"{model}, {cores} core(s); Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{card}{model}, {cores} core(s); Python {platform.python_version()}, torch {torch.__version__}, "
         f"SciPy {scipy.__version__}, NumPy {np.__version__}"
     )
 
@@ -408,6 +426,7 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=60_000, help="rows of the large run of `scale`")
     parser.add_argument("--slots", type=int, default=1_000)
     parser.add_argument("--threads", type=int, default=1, help="for overhead and scale")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; SciPy runs on the CPU in any case")
     parser.add_argument("--out", type=Path, help="write the tables there too")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -416,9 +435,10 @@ def main() -> None:
         parser.error(f"--what knows scipy, overhead and scale, not {', '.join(sorted(unknown))}")
     torch.set_num_threads(arguments.threads)
     if arguments.child:
-        scale_child(Path(arguments.child[0]), int(arguments.child[1]), arguments.slots)
+        scale_child(Path(arguments.child[0]), int(arguments.child[1]), arguments.slots, arguments.device)
         return
     images, labels, side = load(arguments.data)
+    images, labels = images.to(arguments.device), labels.to(arguments.device)
     sections = [[f"Solver benchmarks on {arguments.data}", machine()]]
     print("\n".join(sections[0]), flush=True)
     for what in arguments.what:

@@ -14,6 +14,7 @@ from intriguing.optim.status import Status
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 _SLOTS = 1024
+_SLOTS_ON_A_DEVICE = 16 * 1024  # a tick takes as long for ten thousand rows there as for one thousand
 _HISTORY_BYTES = 512 * 2**20  # default ceiling of the history of all slots together
 
 
@@ -70,8 +71,9 @@ def minimize(
         memory: pairs of the limited-memory matrix, at least 1.
         tolerance: largest absolute entry of the projected gradient P(x - g) - x at which a row has converged.
         max_evaluations: the most evaluations one row may use.
-        slots: rows evaluated together; by default up to 1,024, fewer where n is large (the history of all
-            slots stays under 512 MiB). If memory runs out the objective is called on half as many rows.
+        slots: rows evaluated together; by default up to 1,024, on a CUDA device up to 16,384, fewer where n is
+            large (the history of all slots stays under 512 MiB). If memory runs out the objective is called on half
+            as many rows.
 
     Returns:
         A `Solution`. Not converging is a status, not an exception.
@@ -106,7 +108,8 @@ def minimize(
     if slots is not None and slots < 1:
         raise ValueError(f"slots: expected at least 1, got {slots}")
     if slots is None:
-        slots = max(1, min(_SLOTS, _HISTORY_BYTES // max(1, 2 * memory * n * x0.element_size())))
+        most = _SLOTS if device.type == "cpu" else _SLOTS_ON_A_DEVICE
+        slots = max(1, min(most, _HISTORY_BYTES // max(1, 2 * memory * n * x0.element_size())))
     solver = Solver(
         min(slots, max(N, 1)),
         n,
