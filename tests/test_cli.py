@@ -17,6 +17,7 @@ import small_run
 from intriguing import cli, workflow
 from intriguing.errors import UnknownNameError
 from intriguing.store import Store
+from intriguing.studies import STUDIES
 from small_run import NAMES, OPTIONS
 
 Call = Callable[..., tuple[int, str, str]]
@@ -175,6 +176,9 @@ def test_list_names_everything_that_can_be_asked_for(run: Call, tmp_path: Path) 
     for word in ("szegedy2014", "table-1", "table-2", "figure-7", "digits", "mnist", "FC10(1e-4)", "lbfgs"):
         assert word in out
     assert named.name in out
+    exhibits = {f"{study.name}/{exhibit.name}" for study in STUDIES.values() for exhibit in study.exhibits}
+    shown = {line.split()[0] for line in out.splitlines() if line.startswith("  ") and not line.startswith("   ")}
+    assert {name.removeprefix("szegedy2014/") for name in exhibits} == shown  # none hides another
 
 
 def test_a_finished_run_is_found_again_and_summed_up(run: Call, finished: Path, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def image_folder(root: Path, classes: dict[str, int], *, side: int = 8, images: 
 
 def test_no_name_chooses_the_whole_study_and_names_come_in_its_order() -> None:
     study, exhibits = workflow.choose([])
-    assert study.name == workflow.DEFAULT_STUDY
+    assert study.name == "szegedy2014"
     assert exhibits == list(study.exhibits)
     assert workflow.choose(["szegedy2014"]) == (study, exhibits)
     assert [exhibit.name for exhibit in workflow.choose(["sandwich"])[1]] == ["training"]

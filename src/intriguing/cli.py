@@ -211,13 +211,14 @@ def list_names(data_dir: DataDir = None, debug: Debug = False) -> None:
     from intriguing import attacks
     from intriguing import data as sources
     from intriguing.nets import NETS
-    from intriguing.studies import STUDIES
+    from intriguing.studies import DEFAULT_STUDY, STUDIES
 
     sets = sources.names(data_dir)  # first, since it may refuse
     studies = {}
     for study in STUDIES.values():
         studies[study.name] = study.title
-        studies |= {f"  {exhibit.name}": exhibit.title for exhibit in study.exhibits}
+        prefix = "" if study.name == DEFAULT_STUDY else f"{study.name}/"  # as `reproduce` takes it
+        studies |= {f"  {prefix}{exhibit.name}": exhibit.title for exhibit in study.exhibits}
     _lines("Studies", studies)
     _lines("Data", sets)
     _lines("Nets", {name: spec.description for name, spec in NETS.items()})

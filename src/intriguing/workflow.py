@@ -27,10 +27,9 @@ from intriguing.run.events import Event
 from intriguing.run.execute import execute
 from intriguing.store.files import write_atomic
 from intriguing.store.folder import Damage, Store
-from intriguing.studies import STUDIES
+from intriguing.studies import DEFAULT_STUDY, STUDIES
 from intriguing.studies.spec import Cell, Exhibit, Settings, Study
 
-DEFAULT_STUDY = "szegedy2014"
 PHOTOGRAPHS = "grocery"  # the set of colour photographs that is taken where it can be found
 _STAND_IN_SIZE = 64  # the least side that the large nets take, for small images that stand in for photographs
 

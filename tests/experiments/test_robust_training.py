@@ -94,6 +94,9 @@ def test_a_net_too_narrow_shows_in_the_sweep() -> None:
     narrow_clean, narrow_pgd, wide_clean, wide_pgd = check_cells(record, 150).values()
     assert narrow_clean["measured"] == narrow_pgd["measured"] == pytest.approx(0.1, abs=0.05)
     assert narrow_clean["measured"] < wide_pgd["measured"] <= wide_clean["measured"]
+    (finding,) = record.values["findings"]
+    assert f"a net of 1 channel keeps {narrow_pgd['measured']:.1%} of 150 images right" in finding
+    assert finding.endswith(f"one of 6 {wide_pgd['measured']:.1%}.")
     (figure,) = record.values["figures"]
     assert [[point["x"] for point in series["points"]] for series in figure["series"]] == [[1, 6], [1, 6]]
     with pytest.raises(InputError, match="widths"):
@@ -110,6 +113,9 @@ def test_what_pgd_hides_is_counted() -> None:
     once, restarted, squares, worst, far, _ = share.values()
     assert worst <= min(once, restarted, squares)
     assert record.values["lowered"] == pytest.approx(100 * (once - worst))
+    (finding,) = record.values["findings"]
+    assert f"PGD-10 leaves {once:.1%} of 60 images right" in finding
+    assert f"with 2 starts and Square Attack beside it {worst:.1%}, and at eps 0.5 {far:.1%}" in finding
     assert far <= 0.05  # at eps 0.5 all images of 0 and 1 can meet in the middle
     values = {**net.values, "norm": 2.0}
     with pytest.raises(InputError, match="Linf"):

@@ -202,7 +202,7 @@ def capacity(inputs: Inputs, *, widths: Sequence[int], images: int, seed: int, s
 
     Returns:
         ``cells``: per width the accuracy on clean images (beside the same net without a defence) and under PGD (beside
-        random signs); ``figures``: both against the width.
+        random signs); ``findings``; ``figures``: both against the width.
     """
     if list(widths) != sorted(set(widths)) or not widths:
         raise InputError(f"widths: expected at least one, increasing, got {list(widths)}")
@@ -228,7 +228,13 @@ def capacity(inputs: Inputs, *, widths: Sequence[int], images: int, seed: int, s
         "log_x": True,
         "series": [{"label": name, "role": "ours", "points": series} for name, series in points.items()],
     }
-    return Record(values={"cells": cells, "figures": [figure]})
+    least, most = (points["PGD"][end]["y"] for end in (0, -1))
+    finding = (
+        f"Trained on PGD examples, a net of {widths[0]} {'channel' if widths[0] == 1 else 'channels'} keeps "
+        f"{least:.1%} of {len(bench.labels):,} images right under PGD-{steps} at eps {bench.eps:g}, one of "
+        f"{widths[-1]} {most:.1%}."
+    )
+    return Record(values={"cells": cells, "figures": [figure], "findings": [finding]})
 
 
 def hidden_weakness(
@@ -259,8 +265,8 @@ def hidden_weakness(
         budget: of the L2 attack, whose radius is that of random signs of size eps before clipping, over 4.
 
     Returns:
-        ``cells``: accuracies, those under the stronger attacks beside PGD's, or beside random signs; ``lowered``:
-        points that the worst of them takes from PGD's accuracy.
+        ``cells``: accuracies, those under the stronger attacks beside PGD's, or beside random signs; ``findings``;
+        ``lowered``: points that the worst of them takes from PGD's accuracy.
     """
     bench = _bench(inputs, "trained", images, seed, None)
     if bench.norm != math.inf:
@@ -285,8 +291,14 @@ def hidden_weakness(
     control = {"label": f"PGD-{steps} in L2", **measured(_share(l2_pgd))}
     column = f"minimal L2 attack, radius {radius:.3g}"
     cells.append(cell(row, column, _share(_far(bench, radius, budget)), hidden_weakness, control))
-    lowered = 100 * float((once & ~looks[f"worst of these and PGD, {at}"]).double().mean())
-    return Record(values={"cells": cells, "lowered": lowered})
+    worst = looks[f"worst of these and PGD, {at}"]
+    lowered = 100 * float((once & ~worst).double().mean())
+    finding = (
+        f"PGD-{steps} leaves {_share(once).measured:.1%} of {len(bench.labels):,} images right at {at}; with "
+        f"{restarts} starts and Square Attack beside it {_share(worst).measured:.1%}, and at eps {large:g} "
+        f"{_share(far).measured:.1%}."
+    )
+    return Record(values={"cells": cells, "findings": [finding], "lowered": lowered})
 
 
 def _far(bench: _Bench, radius: float, budget: int) -> Tensor:
