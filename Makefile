@@ -33,7 +33,7 @@ demo: $(READY)
 	$(BIN)/intriguing reproduce table-1 table-2 figure-7 --out $(DEMO)
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -55,3 +55,26 @@ def test_a_folder_that_is_not_there_skips_even_in_ci(tmp_path: Path) -> None:
 
 def test_tests_run_on_one_thread() -> None:
     assert torch.get_num_threads() == 1
+
+
+_ORDER = """
+import pytest, torch
+
+def test_quick():
+    assert abs(torch.rand(()).item() - {drawn!r}) < 1e-6  # the same draw in each test, whatever ran before
+"""
+
+
+def test_slow_files_come_first_and_every_test_draws_the_same(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow: takes long\n    data: needs data\n")
+    (tmp_path / "conftest.py").write_text((Path(__file__).parent / "conftest.py").read_text())
+    torch.manual_seed(0)
+    suite = _ORDER.format(drawn=torch.rand(()).item())
+    for name in ("a", "b"):
+        (tmp_path / f"test_{name}.py").write_text(suite)
+    (tmp_path / "test_z.py").write_text(suite + "\n@pytest.mark.slow\ndef test_slow():\n    torch.rand(3)\n")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    order = [line.split("::")[0] for line in done.stdout.splitlines() if "PASSED" in line]
+    assert order == ["test_z.py", "test_z.py", "test_a.py", "test_b.py"]
