@@ -117,6 +117,8 @@ def test_what_pgd_hides_is_counted() -> None:
     assert f"PGD-10 leaves {once:.1%} of 60 images right" in finding
     assert f"with 2 starts and Square Attack beside it {worst:.1%}, and at eps 0.5 {far:.1%}" in finding
     assert far <= 0.05  # at eps 0.5 all images of 0 and 1 can meet in the middle
+    reached = share["minimal L2 attack, radius 0.3"]
+    assert reached <= cells[next(place for place in cells if place[1].startswith("minimal"))]["control"]["measured"]
     values = {**net.values, "norm": 2.0}
     with pytest.raises(InputError, match="Linf"):
         robust_training.hidden_weakness(inputs(trained=Record(values=values, tensors=net.tensors)), images=5, seed=0)

@@ -19,7 +19,7 @@ from torch import Tensor
 from intriguing import norms
 from intriguing.attacks.base import Attack
 from intriguing.attacks.fgsm import FGSM
-from intriguing.attacks.lbfgs import LBFGS
+from intriguing.attacks.nearest import Nearest
 from intriguing.attacks.pgd import PGD
 from intriguing.attacks.result import check_norm
 from intriguing.attacks.square import Square
@@ -181,8 +181,9 @@ def pgd_training(
         shares.append((share.measured, control["measured"]))
     (robust, none), (clean, _) = shares
     finding = (
-        f"{row} keeps {robust:.1%} of {len(trained.labels):,} images right under PGD-{steps} with {restarts} starts at "
-        f"eps {trained.eps:g} ({clean:.1%} clean); without a defence {none:.1%} are."
+        f"{row[0].upper()}{row[1:]}, a net keeps {robust:.1%} of {len(trained.labels):,} images right under "
+        f"PGD-{steps} with {restarts} starts at eps {trained.eps:g} ({clean:.1%} clean); without a defence {none:.1%} "
+        "are right."
     )
     return Record(values={"cells": cells, "findings": [finding]})
 
@@ -211,7 +212,7 @@ def capacity(inputs: Inputs, *, widths: Sequence[int], images: int, seed: int, s
     for width in widths:
         bench, plain = (_bench(inputs, f"{name}/{width}", images, seed, None) for name in ("pgd", "none"))
         clean, robust = _share(bench.clean()), _share(bench.holds(bench.pgd(steps)))
-        row = f"{width} channels"
+        row = _channels(width)
         without = {"label": "no defence", **measured(_share(plain.clean()))}
         noise = {"label": RANDOM, **measured(_share(bench.noisy()))}
         cells.append(cell(row, "clean accuracy", clean, capacity, without))
@@ -230,9 +231,8 @@ def capacity(inputs: Inputs, *, widths: Sequence[int], images: int, seed: int, s
     }
     least, most = (points["PGD"][end]["y"] for end in (0, -1))
     finding = (
-        f"Trained on PGD examples, a net of {widths[0]} {'channel' if widths[0] == 1 else 'channels'} keeps "
-        f"{least:.1%} of {len(bench.labels):,} images right under PGD-{steps} at eps {bench.eps:g}, one of "
-        f"{widths[-1]} {most:.1%}."
+        f"Trained on PGD examples, a net of {_channels(widths[0])} keeps {least:.1%} of {len(bench.labels):,} "
+        f"images right under PGD-{steps} at eps {bench.eps:g}, one of {widths[-1]} {most:.1%}."
     )
     return Record(values={"cells": cells, "figures": [figure], "findings": [finding]})
 
@@ -303,7 +303,7 @@ def hidden_weakness(
 
 def _far(bench: _Bench, radius: float, budget: int) -> Tensor:
     """Return which images have no example within an L2 radius, as the minimal-norm attack sees it."""
-    attack = LBFGS(target="top-3", objective="hinge", budget=budget)
+    attack = Nearest(budget=budget)
     result = attack(bench.model, bench.x, bench.labels, generator=generator("robust training/l2", bench.seed))
     return result.attacked & (result.distance > radius)
 
@@ -324,7 +324,12 @@ def _chosen(data: Images, images: int, seed: int) -> tuple[Tensor, Tensor]:
 def _name(inputs: Inputs, name: str) -> str:
     values = inputs.needs[name].values
     norm = "Linf" if values["norm"] == math.inf else "L2"
-    return f"trained on {values['defence']}, {norm}, eps {values['eps']:g}"
+    alone = values["defence"] == "fgsm-mixture" and not values["recipe"]["clean"]
+    return f"trained on {'fgsm alone' if alone else values['defence']}, {norm}, eps {values['eps']:g}"
+
+
+def _channels(width: int) -> str:
+    return "1 channel" if width == 1 else f"{width} channels"
 
 
 def _share(holds: Tensor) -> Estimate:
