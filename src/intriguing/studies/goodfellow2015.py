@@ -8,7 +8,7 @@ from intriguing.studies.spec import Cell, Exhibit, Printed, Settings, Study
 from intriguing.studies.szegedy2014.cells import train as train_small
 
 EPS = 0.25
-_SOFTMAX = "FC10(1e-4)"
+_SOFTMAX = "FC10(1e-2)"
 _ERROR = f"error under FGSM, eps {EPS:g}"
 _AFTER = f"trained on fgsm-mixture, Linf, eps {EPS:g}"
 _STEPS = 40  # of PGD
