@@ -96,7 +96,7 @@ def test_a_net_too_narrow_shows_in_the_sweep() -> None:
     assert narrow_clean["measured"] < wide_pgd["measured"] <= wide_clean["measured"]
     (finding,) = record.values["findings"]
     assert f"a net of 1 channel keeps {narrow_pgd['measured']:.1%} of 150 images right" in finding
-    assert finding.endswith(f"one of 6 {wide_pgd['measured']:.1%}.")
+    assert finding.endswith(f"one of 6 keeps {wide_pgd['measured']:.1%}.")
     (figure,) = record.values["figures"]
     assert [[point["x"] for point in series["points"]] for series in figure["series"]] == [[1, 6], [1, 6]]
     with pytest.raises(InputError, match="widths"):
@@ -117,8 +117,12 @@ def test_what_pgd_hides_is_counted() -> None:
     assert f"PGD-10 leaves {once:.1%} of 60 images right" in finding
     assert f"with 2 starts and Square Attack beside it {worst:.1%}, and at eps 0.5 {far:.1%}" in finding
     assert far <= 0.05  # at eps 0.5 all images of 0 and 1 can meet in the middle
-    reached = share["minimal L2 attack, radius 0.3"]
-    assert reached <= cells[next(place for place in cells if place[1].startswith("minimal"))]["control"]["measured"]
+    nearest = next(cell for (_, column), cell in cells.items() if column == "minimal L2 attack, radius 0.3")
+    by_pgd = nearest["control"]["measured"]
+    assert nearest["measured"] <= by_pgd
+    assert finding.endswith(
+        f"it leaves {by_pgd:.1%} within 0.3, the search for the nearest example {nearest['measured']:.1%}."
+    )
     values = {**net.values, "norm": 2.0}
     with pytest.raises(InputError, match="Linf"):
         robust_training.hidden_weakness(inputs(trained=Record(values=values, tensors=net.tensors)), images=5, seed=0)
