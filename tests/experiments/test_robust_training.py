@@ -117,7 +117,7 @@ def test_what_pgd_hides_is_counted() -> None:
     assert f"PGD-10 leaves {once:.1%} of 60 images right" in finding
     assert f"with 2 starts and Square Attack beside it {worst:.1%}, and at eps 0.5 {far:.1%}" in finding
     assert far <= 0.05  # at eps 0.5 all images of 0 and 1 can meet in the middle
-    nearest = next(cell for (_, column), cell in cells.items() if column == "minimal L2 attack, radius 0.3")
+    nearest = next(cell for (_, column), cell in cells.items() if column == "accuracy under Nearest in L2, radius 0.3")
     by_pgd = nearest["control"]["measured"]
     assert nearest["measured"] <= by_pgd
     assert finding.endswith(

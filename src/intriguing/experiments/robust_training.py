@@ -291,7 +291,7 @@ def hidden_weakness(
         _share(holds) for holds in (bench.holds(PGD(radius, 2, steps=steps)), _far(bench, radius, budget))
     )
     control = {"label": f"PGD-{steps} in L2", **measured(by_pgd)}
-    cells.append(cell(row, f"minimal L2 attack, radius {radius:.3g}", nearest, hidden_weakness, control))
+    cells.append(cell(row, f"accuracy under Nearest in L2, radius {radius:.3g}", nearest, hidden_weakness, control))
     worst = looks[f"worst of these and PGD, {at}"]
     lowered = 100 * float((once & ~worst).double().mean())
     finding = (
