@@ -14,8 +14,12 @@ Far starts are images of other classes, the nearest of each of the nearest class
 them, as Brendel et al. 2019 start theirs; without a pool they are images of noise, the same for every image. A start
 is checked by a pass of the net that counts, and its segment to the clean image is bisected to the boundary.
 
+A walk that has returned to its nearest point r times in a row, with nothing gained between, is given up where (1),
+less a share that falls with r, is still beyond what is known.
+
 When every walk of an image has ended and budget is left, a new one starts at a random step from the nearest example
-or from the clean image, again and again; it ends as soon as (1) promises no more than is known.
+or from the clean image, again and again; it ends as soon as (1) promises no more than is known. Where nothing has been
+found yet, it starts at a random point of the box.
 
 All wrong classes count, whatever the rule: an example that is nearer than another is kept even when its class was not
 aimed at. Only a target given as a class, or a random one, must be reached itself.
@@ -35,11 +39,12 @@ from intriguing import rng
 from intriguing.attacks.base import COUNT, Attack, Range, Trial
 from intriguing.attacks.problem import choose_targets
 from intriguing.attacks.result import Phase
-from intriguing.attacks.walk import Walks
+from intriguing.attacks.walk import PAIRS, Walks
 from intriguing.errors import InputError
 
 _GAIN, _GAIN_STEPS = 0.3, 3.0  # h and s of (1) for walks from the clean image: most of their way is one step
-_FAR_GAIN, _FAR_GAIN_STEPS = 0.55, 6.0  # and for those from afar, which come nearer by a half and more
+_FAR_GAIN, _FAR_GAIN_STEPS = 0.45, 6.0  # and for those from afar, which come nearer by a half and more
+_SLACK, _SLACK_FALL = 0.6, 3.0  # the share that a walk in vain may still gain after one return, and how it falls
 _HALFWAY = 0.5  # where the boundary is expected on a segment to a far start before anything is known
 _FAR_STARTS = 3
 # A restart's random step as a share of the distance so far, and where it is taken from: 0 the clean image, 1 the
@@ -50,7 +55,8 @@ _RESTART_PASSES = 30  # a restart that cannot have so many is not worth its firs
 _HALVINGS = 5  # of the segment to a far start
 _PASSES_PER_CLASS = 16  # of the budget, so that a small one is not spent on gradients of classes that cannot win
 _TRIMS = (0.998, 0.9995)  # the last tries to shorten the perturbation as it is
-_BYTES = 2**28  # of memory for the walks of the images that are searched at once
+_CANDIDATES = 3  # images of a class whose distances are computed exactly
+_BYTES = 2**29  # of memory for the walks of the images that are searched at once
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class Nearest(Attack):
         pool = _pool(self.starts, trial)
         trial.reserved = 1 + len(_TRIMS)
         walks = targets.shape[1] + _FAR_STARTS
-        at_once = max(1, _BYTES // (5 * walks * trial.clean[0].nbytes))
+        at_once = max(1, _BYTES // ((5 + 2 * PAIRS) * walks * trial.clean[0].nbytes))
         for part in torch.split(torch.arange(len(images), device=images.device), at_once):
             _Search(trial, images[part], targets[part], pool).run()
 
@@ -159,8 +165,11 @@ class _Search:
 
     def _promise(self) -> Tensor:
         """Return (1) of every walk, (M, R); inf where it has ended."""
+        walks = self.walks
         promise = (self._value() * (1 - self._gain())).nan_to_num(torch.inf)
-        return promise.masked_fill(self.walks.done, torch.inf).view(self.M, self.R)
+        slack = _SLACK * _SLACK_FALL ** (1 - walks.returns.double())
+        walks.done |= (walks.returns > 0) & (promise * (1 - slack) > self.trial.best[walks.image])
+        return promise.masked_fill(walks.done, torch.inf).view(self.M, self.R)
 
     def _restart(self) -> None:
         """Start one more walk for every image whose walks have all ended, as long as its budget lasts."""
@@ -168,7 +177,7 @@ class _Search:
         walks.done |= self.restarted & (self._value() * (1 - self._gain()) > trial.best[walks.image])
         if trial.budget is None:
             return
-        idle = (walks.done.view(self.M, self.R).all(1) & torch.isfinite(trial.best[self.images])).nonzero().squeeze(1)
+        idle = walks.done.view(self.M, self.R).all(1).nonzero().squeeze(1)
         image = self.images[idle]
         enough = trial.forwards[image] + trial.backwards[image] + trial.reserved + _RESTART_PASSES <= trial.budget
         idle, image = idle[enough], image[enough]
@@ -179,11 +188,14 @@ class _Search:
         size, at = (
             torch.tensor(_RESTARTS, dtype=torch.float64, device=image.device)[k % len(_RESTARTS)].to(u).T[..., None]
         )
+        found = torch.isfinite(trial.best[image])
         x = torch.lerp(trial.clean[image], trial.best_x[image], at) + size * trial.best[image].to(u)[:, None] * u
+        x = torch.where(found[:, None], x, torch.stack([self._anywhere(int(round)) for round in k]))
+        clean_targets = walks.target.view(self.M, self.R)[idle, k % self.C]
         self.rounds[idle] += 1
         rows = idle * self.R + self.R - 1  # the last walk of the image, which has ended, makes room
         self.restarted[rows], self.waiting[rows] = True, False
-        walks.target[rows] = trial.best_target[image]
+        walks.target[rows] = torch.where(found, trial.best_target[image], clean_targets)
         walks.start(rows, x.clamp(*trial.model.box))
 
     def _direction(self, k: int) -> Tensor:
@@ -193,6 +205,13 @@ class _Search:
             u = torch.randn(clean.shape[1], generator=rng.generator("restarts", k), dtype=torch.float64)
             self.directions[k] = (u / u.norm()).to(clean)
         return self.directions[k]
+
+    def _anywhere(self, k: int) -> Tensor:
+        """Return the k-th random point (n,) of the box, the same for every image."""
+        low, high = self.trial.model.box
+        clean = self.trial.clean
+        u = torch.rand(clean.shape[1], generator=rng.generator("anywhere", k), dtype=torch.float64)
+        return (low + (high - low) * u).to(clean)
 
     def _affordable(self, rows: Tensor, passes: int) -> Tensor:
         """Return those of `rows` whose images can pay; end the others."""
@@ -271,10 +290,11 @@ def _far_starts(trial: Trial, images: Tensor, pool: tuple[Tensor, Tensor]) -> tu
     """
     points, labels = pool
     clean = trial.clean[images]
-    distance = torch.cdist(clean, points, compute_mode="donot_use_mm_for_euclid_dist")
     if bool((labels < 0).all()):
         which = torch.arange(len(points), device=points.device).expand(len(images), -1)
-        return points[which], torch.zeros_like(which), distance
+        return points[which], torch.zeros_like(which), _distances(clean, points[which])
+    # A matrix product is many times as fast as exact distances, and off by rounding: it only chooses the candidates.
+    distance = torch.cdist(clean, points, compute_mode="use_mm_for_euclid_dist")
     wanted = trial.wanted[images][:, None]
     allowed = torch.where(wanted < 0, labels != trial.labels[images][:, None], labels == wanted)
     distance = distance.masked_fill(~allowed, math.inf)
@@ -282,7 +302,15 @@ def _far_starts(trial: Trial, images: Tensor, pool: tuple[Tensor, Tensor]) -> tu
     index = torch.zeros(len(images), trial.classes, dtype=torch.int64, device=clean.device)
     for c in torch.unique(labels[(labels >= 0) & (labels < trial.classes)]).tolist():
         of_class = (labels == c).nonzero().squeeze(1)
-        nearest[:, c], at = distance[:, of_class].min(1)
-        index[:, c] = of_class[at]
+        rough, at = distance[:, of_class].topk(min(_CANDIDATES, len(of_class)), dim=1, largest=False)
+        exact = _distances(clean, points[of_class[at]]).masked_fill(rough.isinf(), math.inf)
+        nearest[:, c], best = exact.min(1)
+        index[:, c] = of_class[at.gather(1, best[:, None]).squeeze(1)]
     length, classes = nearest.topk(min(_FAR_STARTS, trial.classes - 1), dim=1, largest=False)
     return points[index.gather(1, classes)], classes, length
+
+
+def _distances(clean: Tensor, points: Tensor) -> Tensor:
+    """Return the distances (M, k) of points (M, k, n) from images (M, n)."""
+    length: Tensor = torch.linalg.vector_norm(points - clean[:, None], dim=2)
+    return length

@@ -20,6 +20,9 @@ d is the walk's distance from x0, so that omega is a share of it.
 - After it the walk is non-monotone with a watchdog (Chamberlain, Powell, Lemarechal and Pedersen, Math. Program.
   Study 16, 1982): it goes on from where it is, and after a few steps in vain returns to its nearest success, whose
   linearisation is kept, with alpha halved.
+- Once omega is small, the walk is where the boundary bends rather than where it leads: steps then minimise the
+  distance with the curvature of the boundary that earlier steps have shown (`secants.Secants`), of which (2) knows
+  nothing: where it bends much, (2) circles around the solution unless alpha is small, and then it creeps.
 - Any class but the label is a success, so a walk that enters another class than its own takes that for its target.
 
 Projections of x0 onto linearised boundaries are also the steps of FAB (Croce and Hein 2020), which mixes them at a
@@ -34,6 +37,7 @@ from torch import Tensor
 from intriguing import norms
 from intriguing.attacks.base import Trial
 from intriguing.attacks.result import Phase
+from intriguing.attacks.secants import Secants
 
 _OVERSHOOT, _OVERSHOOT_LEAST, _OVERSHOOT_MOST = 0.1, 3e-4, 0.3  # omega: at first, and its ends
 _BEFORE_SUCCESS = 1.2  # growth of omega with each step that fails before the first success
@@ -41,8 +45,11 @@ _FULL_STEPS = 4  # steps with alpha = 1 before it falls, as long as there is no 
 _FAR_ALPHA = 0.5  # of a walk that starts on the boundary, far from the image
 _SHORTEN, _LENGTHEN = 0.5, 1.5  # alpha after a return, and after a step that came nearer
 _PATIENCE = 2  # steps in vain before a return
-_NEARER = 3e-4  # share of the distance that counts as nearer
-_RETURNS = 6  # returns in a row that end a walk
+_NEARER = 5e-4  # share of the distance that counts as nearer
+_RETURNS, _RETURNS_OF_LEADER = 4, 6  # returns in a row that end a walk, and one that is nearest to its image
+_LEADER = 1.001  # a walk is that up to this factor
+PAIRS = 5  # of the boundary's curvature, kept of each walk
+_SETTLED = 0.05  # omega from which on the curvature is used
 _FAILURES = 30  # steps without any success that end it
 
 
@@ -59,6 +66,7 @@ class Walks:
         best: (P,) distance of the nearest success of the walk, inf before the first.
         expected: (P,) where there is no success yet, the distance the linearisation promises.
         steps: (P,) int64, evaluations so far.
+        returns: (P,) int64, returns in a row to the nearest success, with nothing nearer between.
         done: (P,) bool.
     """
 
@@ -80,7 +88,8 @@ class Walks:
         # The nearest success and its linearisation, to return to.
         self._best_x, self._best_g, self._best_a = self.x.clone(), full(0.0), torch.zeros_like(self.x)
         self._alpha, self._omega = full(1.0), full(_OVERSHOOT)
-        self._in_vain, self._returns = count(), count()
+        self._in_vain, self.returns = count(), count()
+        self._secants = Secants(P, self.x.shape[1], PAIRS, self.x)
 
     def linearise(self, rows: Tensor, g: Tensor, a: Tensor) -> None:
         """Set value g (k,) and gradient a (k, n) of the constraint at the clean images, the first points of `rows`."""
@@ -94,22 +103,38 @@ class Walks:
         """Begin the walks of `rows` anew at points x (k, n) away from the images, one pass each way."""
         self._alpha[rows], self._omega[rows] = _FAR_ALPHA, _OVERSHOOT
         self.best[rows] = torch.inf
-        self.steps[rows], self._in_vain[rows], self._returns[rows] = 0, 0, 0
+        self.steps[rows], self._in_vain[rows], self.returns[rows] = 0, 0, 0
         self.done[rows] = False
+        self._secants.forget(rows)
         self._evaluate(rows, x)
 
     def step(self, rows: Tensor) -> None:
-        """Take one step (2) of each of `rows` (k,), no two of one image's budget more than it affords."""
+        """Take one step of each of `rows` (k,), no two of one image's budget more than it affords."""
         x, a, x0 = self.x[rows], self.a[rows], self.trial.clean[self.image[rows]]
         d = torch.linalg.vector_norm(x - x0, dim=1)
         d = torch.minimum(torch.where(d > 0, d, self.expected[rows]), self.best[rows])
         beyond = self._omega[rows] * torch.linalg.vector_norm(a, dim=1) * d
         b = (a * x).sum(1) - self.g[rows] + beyond
+        low, high = self.trial.model.box
         p = torch.lerp(x, x0, self._alpha[rows][:, None])
-        self._evaluate(rows, norms.project_half_space_in_box(p, a, b, *self.trial.model.box))
+        curved = ((self._secants.count[rows] > 0) & (self._omega[rows] <= _SETTLED)).nonzero().squeeze(1)
+        if len(curved):
+            at, point, normal = rows[curved], x[curved], a[curved]
+            r = point - x0[curved]
+            downhill = _multiplier(r, normal)[:, None] * normal - r
+            free = torch.where(downhill < 0, point > low, point < high)
+            missing = beyond[curved] - self.g[at]
+            p[curved] = (point + self._secants.step(at, r, normal, free, self._alpha[at], missing)).clamp(low, high)
+        self._evaluate(rows, norms.project_half_space_in_box(p, a, b, low, high), (x, a))
 
-    def _evaluate(self, rows: Tensor, x: Tensor) -> None:
-        """Evaluate the constraint at x (k, n), keep what succeeds, and set up the next steps."""
+    def _evaluate(self, rows: Tensor, x: Tensor, before: tuple[Tensor, Tensor] | None = None) -> None:
+        """Evaluate the constraint at x (k, n), keep what succeeds, and set up the next steps.
+
+        Args:
+            rows: (k,).
+            x: (k, n).
+            before: the points and gradients that steps came from; None at the start of a walk.
+        """
         trial, image = self.trial, self.image[rows]
         label, target = trial.labels[image], self.target[rows]
         named = trial.wanted[image] >= 0
@@ -124,6 +149,7 @@ class Walks:
 
         z, g, a = trial.gradient(x, image, constraint)
         success = trial.keep(x, image, z, Phase.POLISH)
+        answer = z.argmax(1)
         distance = trial.size(x, image).to(x.dtype)
         useful = _useful(g, a)
         nearer = success & useful & (distance < self.best[rows])
@@ -132,11 +158,25 @@ class Walks:
         at = rows[nearer]
         self.best[at], self._best_x[at] = distance[nearer], x[nearer]
         self._best_g[at], self._best_a[at] = g[nearer], a[nearer]
-        self.target[at] = torch.where(named, target, z.argmax(1))[nearer]
+        self.target[at] = torch.where(named, target, answer)[nearer]
+        if before is not None:
+            same = named | (answer == label) | (answer == target)  # the gradients are of one difference of logits
+            self._remember(rows, x, a, before, same & useful)
         self.x[rows], self.g[rows], self.a[rows] = x, g, a
         self.expected[rows] = distance + (-g / torch.linalg.vector_norm(a, dim=1).clamp_min(1e-30)).clamp_min(0)
         self.steps[rows] += 1
         self._adapt(rows, success, clearly, first, useful)
+
+    def _remember(self, rows: Tensor, x: Tensor, a: Tensor, before: tuple[Tensor, Tensor], same: Tensor) -> None:
+        """Learn the boundary's curvature from steps to x (k, n), where the gradient is a (k, n).
+
+        Nothing is learned, and what was known is dropped, where the two gradients are not of the `same` constraint.
+        """
+        self._secants.forget(rows[~same])
+        r = x - self.trial.clean[self.image[rows]]
+        s = x - before[0]
+        y = s - _multiplier(r, a)[:, None] * (a - before[1])
+        self._secants.add(rows[same], s[same], y[same])
 
     def _adapt(self, rows: Tensor, success: Tensor, clearly: Tensor, first: Tensor, useful: Tensor) -> None:
         """Choose alpha and omega of the next steps, return walks that strayed, end those that earn nothing."""
@@ -150,11 +190,17 @@ class Walks:
         alpha = torch.where(clearly & ~first, (alpha * _LENGTHEN).clamp(max=1.0), alpha)
         self._alpha[rows] = torch.where(shorter, alpha * _SHORTEN, alpha)
         self._in_vain[rows] = torch.where(back, 0, in_vain)
-        self._returns[rows] = torch.where(clearly, 0, self._returns[rows] + back)
+        self.returns[rows] = torch.where(clearly, 0, self.returns[rows] + back)
         at = rows[back]
         self.x[at], self.g[at], self.a[at] = self._best_x[at], self._best_g[at], self._best_a[at]
         lost = ~have & (~useful | (self.steps[rows] >= _FAILURES))
-        self.done[rows] |= lost | (self._returns[rows] >= _RETURNS)
+        leads = self.best[rows] <= self.trial.best[self.image[rows]] * _LEADER
+        self.done[rows] |= lost | (self.returns[rows] >= torch.where(leads, _RETURNS_OF_LEADER, _RETURNS))
+
+
+def _multiplier(r: Tensor, a: Tensor) -> Tensor:
+    """Return the lambda >= 0 (k,) with which lambda a comes nearest to r; both (k, n)."""
+    return ((r * a).sum(1) / (a * a).sum(1).clamp_min(torch.finfo(a.dtype).tiny)).clamp_min(0)
 
 
 def _useful(g: Tensor, a: Tensor) -> Tensor:
