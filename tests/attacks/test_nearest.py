@@ -11,7 +11,9 @@ from small_nets import Counting
 from torch import Tensor, nn
 
 import truth
-from intriguing.attacks import LBFGS, AttackResult, AttackStatus, Nearest, Phase
+from intriguing import Model
+from intriguing.attacks import LBFGS, AttackResult, AttackStatus, Nearest, Phase, nearest, walk
+from intriguing.attacks.base import Trial
 from intriguing.errors import InputError
 
 Layer = tuple[np.ndarray, np.ndarray]
@@ -82,6 +84,77 @@ def test_found_over_optimal_on_nets_whose_pieces_are_enumerated() -> None:
     assert max(ratios) <= 1.01
 
 
+class Ellipsoids(nn.Module):
+    """Class 1 inside of an ellipsoid with axes (weights w)^(-1/2) about a centre: a boundary that bends."""
+
+    def __init__(self, weights: Tensor, centre: Tensor) -> None:
+        super().__init__()
+        self.weights, self.centre = (nn.Parameter(t, requires_grad=False) for t in (weights, centre))
+
+    def forward(self, images: Tensor) -> Tensor:
+        inside = 1 - (self.weights * (images - self.centre) ** 2).sum(1)
+        return torch.stack([torch.zeros_like(inside), inside], dim=1)
+
+    def distance(self, x: Tensor) -> float:
+        """Return that of x to the ellipsoid: its nearest point is (x + t w c) / (1 + t w) for the t that lies on it."""
+        low, high = 0.0, 1e6
+        for _ in range(200):
+            t = (low + high) / 2
+            point = (x + t * self.weights * self.centre) / (1 + t * self.weights)
+            outside = (self.weights * (point - self.centre) ** 2).sum() > 1
+            low, high = (t, high) if outside else (low, t)
+        return float(torch.linalg.vector_norm(point - x))
+
+
+def test_where_the_boundary_bends_the_learned_curvature_ends_the_circling(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = torch.logspace(0.5, 1.5, 8, dtype=torch.float64)
+    net = Ellipsoids(weights, torch.full((8,), 0.5, dtype=torch.float64))
+    draw = np.random.default_rng(0)
+    images = torch.from_numpy(draw.uniform(0, 1, (40, 8)))
+    images = images[net(images).argmax(1) == 0]
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    optimum = torch.tensor([net.distance(x) for x in images], dtype=torch.float64)
+
+    def ratio() -> Tensor:
+        result = Nearest(budget=60)(net, images, labels)
+        assert result.found.all()
+        return result.distance / optimum
+
+    learned = ratio()
+    monkeypatch.setattr(walk, "_SETTLED", 0.0)
+    plain = ratio()
+    assert len(images) >= 30
+    assert learned.min() >= 1 - 1e-9
+    assert (learned <= CLOSE).all()
+    assert (plain <= CLOSE).double().mean() <= 0.85
+
+
+def test_where_nothing_is_found_random_points_of_the_box_are_tried() -> None:
+    """A net with an adversarial share of 0.2% of its box: walks from the images and from three points all miss it."""
+    net, *_ = two_layers(8)
+    images = torch.from_numpy(np.random.default_rng(108).uniform(0, 1, (10, 6)))
+    result = Nearest(budget=1000)(net, images, net(images).argmax(1))
+    assert result.found.all()
+    assert ((result.forwards + result.backwards) <= 1000).all()
+
+
+def test_far_starts_are_the_nearest_images_of_the_nearest_classes() -> None:
+    draw = torch.Generator().manual_seed(0)
+    images, points = torch.rand(5, 30, generator=draw), torch.rand(400, 30, generator=draw)
+    labels = torch.arange(400) % 6
+    trial = Trial(Model(nn.Linear(30, 6), box=(0, 1)), images, None, norm=2, budget=None)
+    x, classes, length = nearest._far_starts(trial, torch.arange(5), (points, labels))
+    exact = (images.double()[:, None] - points.double()).norm(dim=2)
+    for i in range(5):
+        wrong = [c for c in range(6) if c != int(trial.labels[i])]
+        of_class = {c: exact[i].masked_fill(labels != c, torch.inf) for c in wrong}
+        expected = sorted(wrong, key=lambda c: float(of_class[c].min()))[:3]
+        assert classes[i].tolist() == expected
+        for k, c in enumerate(expected):
+            assert torch.equal(x[i, k], points[of_class[c].argmin()])
+            assert float(length[i, k]) == pytest.approx(float(of_class[c].min()), rel=1e-5)
+
+
 def test_it_is_nearer_than_the_papers_search_with_a_fraction_of_the_passes() -> None:
     net, *_ = two_layers(0, n=30, units=40, classes=5)
     images = torch.from_numpy(np.random.default_rng(1).uniform(0, 1, (5, 30)))
@@ -146,7 +219,9 @@ def test_without_a_pool_and_without_slope_noise_is_tried() -> None:
 
 def test_starts_that_the_net_does_not_give_another_class_cost_one_pass_and_no_more() -> None:
     wrong = torch.full((3, 4), 0.1), torch.tensor([1, 1, 1])  # dark, whatever their labels say
-    result = attack_dark(DeadZone(), wrong)
+    images = torch.rand(6, 4, generator=torch.Generator().manual_seed(0)) * 0.3
+    labels = torch.zeros(6, dtype=torch.int64)
+    result = Nearest(budget=30, starts=wrong)(DeadZone(), images, labels)  # too few passes for a new walk elsewhere
     assert not result.found.any()
     assert (result.forwards <= 4).all()
 

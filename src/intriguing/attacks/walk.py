@@ -22,7 +22,8 @@ d is the walk's distance from x0, so that omega is a share of it.
   linearisation is kept, with alpha halved.
 - Once omega is small, the walk is where the boundary bends rather than where it leads: steps then minimise the
   distance with the curvature of the boundary that earlier steps have shown (`secants.Secants`), of which (2) knows
-  nothing: where it bends much, (2) circles around the solution unless alpha is small, and then it creeps.
+  nothing: where it bends much, (2) circles around the solution unless alpha is small, and then it creeps. A walk that
+  had to return goes on by (2), until it comes nearer: at a kink no pair of gradients tells what bends.
 - Any class but the label is a success, so a walk that enters another class than its own takes that for its target.
 
 Projections of x0 onto linearised boundaries are also the steps of FAB (Croce and Hein 2020), which mixes them at a
@@ -49,7 +50,7 @@ _NEARER = 5e-4  # share of the distance that counts as nearer
 _RETURNS, _RETURNS_OF_LEADER = 4, 6  # returns in a row that end a walk, and one that is nearest to its image
 _LEADER = 1.001  # a walk is that up to this factor
 PAIRS = 5  # of the boundary's curvature, kept of each walk
-_SETTLED = 0.05  # omega from which on the curvature is used
+_SETTLED = 0.05  # omega from which down the curvature is used
 _FAILURES = 30  # steps without any success that end it
 
 
@@ -117,7 +118,8 @@ class Walks:
         b = (a * x).sum(1) - self.g[rows] + beyond
         low, high = self.trial.model.box
         p = torch.lerp(x, x0, self._alpha[rows][:, None])
-        curved = ((self._secants.count[rows] > 0) & (self._omega[rows] <= _SETTLED)).nonzero().squeeze(1)
+        smooth = (self._omega[rows] <= _SETTLED) & (self.returns[rows] == 0)
+        curved = (smooth & (self._secants.count[rows] > 0)).nonzero().squeeze(1)
         if len(curved):
             at, point, normal = rows[curved], x[curved], a[curved]
             r = point - x0[curved]
