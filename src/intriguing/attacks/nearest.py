@@ -190,7 +190,8 @@ class _Search:
         )
         found = torch.isfinite(trial.best[image])
         x = torch.lerp(trial.clean[image], trial.best_x[image], at) + size * trial.best[image].to(u)[:, None] * u
-        x = torch.where(found[:, None], x, torch.stack([self._anywhere(int(round)) for round in k]))
+        for i in (~found).nonzero().squeeze(1).tolist():
+            x[i] = self._anywhere(int(k[i]))
         clean_targets = walks.target.view(self.M, self.R)[idle, k % self.C]
         self.rounds[idle] += 1
         rows = idle * self.R + self.R - 1  # the last walk of the image, which has ended, makes room
