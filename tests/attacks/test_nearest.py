@@ -138,6 +138,26 @@ def test_where_nothing_is_found_random_points_of_the_box_are_tried() -> None:
     assert ((result.forwards + result.backwards) <= 1000).all()
 
 
+class Island(nn.Module):
+    """Class 1 where every pixel is within 0.2 of 0.3, and flat everywhere: nothing leads there."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        inside = ((images - 0.3).abs().amax(1) < 0.2).to(images) + 0 * images.sum(1)
+        return torch.stack([torch.full_like(inside, 0.5), inside], dim=1)
+
+
+def test_on_a_net_without_slope_random_points_are_tried_until_the_budget_ends() -> None:
+    """An island of 0.4^4 = 2.6% of the box, that one random point in forty meets, and no corner of the box."""
+    image, label = torch.full((1, 4), 0.05), torch.zeros(1, dtype=torch.int64)
+    assert not Nearest(budget=30)(Island(), image, label).found.any()
+    alone = Nearest(budget=600)(Island(), image, label)
+    assert alone.found.all()
+    assert int(alone.forwards + alone.backwards) <= 600
+    others = torch.tensor([[0.05] * 4, [0.3] * 4, [0.95] * 4])
+    among = Nearest(budget=600)(Island(), others, torch.tensor([0, 1, 0]))
+    assert torch.equal(alone.adversarial[0], among.adversarial[0])
+
+
 def test_far_starts_are_the_nearest_images_of_the_nearest_classes() -> None:
     draw = torch.Generator().manual_seed(0)
     images, points = torch.rand(5, 30, generator=draw), torch.rand(400, 30, generator=draw)

@@ -139,12 +139,14 @@ class _Search:
         self._linearise()
         total = len(self.images)
         while True:
-            self._restart()
+            restarted = self._restart()
             promise = self._promise()
             least, which = promise.min(1)
             going = torch.isfinite(least).nonzero().squeeze(1)
             self.trial.tell(total - len(going), total)
             if not len(going):
+                if restarted:  # but where there is no slope: the next round tries elsewhere, as far as budgets last
+                    continue
                 break
             rows = going * self.R + which[going]
             enter = self.waiting[rows]
@@ -171,18 +173,18 @@ class _Search:
         walks.done |= (walks.returns > 0) & (promise * (1 - slack) > self.trial.best[walks.image])
         return promise.masked_fill(walks.done, torch.inf).view(self.M, self.R)
 
-    def _restart(self) -> None:
-        """Start one more walk for every image whose walks have all ended, as long as its budget lasts."""
+    def _restart(self) -> bool:
+        """Start one more walk for every image whose walks have all ended and whose budget lasts; tell if any did."""
         trial, walks = self.trial, self.walks
         walks.done |= self.restarted & (self._value() * (1 - self._gain()) > trial.best[walks.image])
         if trial.budget is None:
-            return
+            return False
         idle = walks.done.view(self.M, self.R).all(1).nonzero().squeeze(1)
         image = self.images[idle]
         enough = trial.forwards[image] + trial.backwards[image] + trial.reserved + _RESTART_PASSES <= trial.budget
         idle, image = idle[enough], image[enough]
         if not len(idle):
-            return
+            return False
         k = self.rounds[idle]
         u = torch.stack([self._direction(int(round)) for round in k])
         size, at = (
@@ -198,6 +200,7 @@ class _Search:
         self.restarted[rows], self.waiting[rows] = True, False
         walks.target[rows] = torch.where(found, trial.best_target[image], clean_targets)
         walks.start(rows, x.clamp(*trial.model.box))
+        return True
 
     def _direction(self, k: int) -> Tensor:
         """Return the k-th random direction (n,) of length 1, the same for every image."""
