@@ -28,7 +28,7 @@ aimed at. Only a target given as a class, or a random one, must be reached itsel
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -130,7 +130,6 @@ class _Search:
         self.waiting = self.far.clone()
         self.restarted = torch.zeros_like(self.far)
         self.rounds = torch.zeros(self.M, dtype=torch.int64, device=images.device)
-        self.directions: dict[int, Tensor] = {}
         self.walks.x[far_rows] = far.flatten(0, 1)
         self.walks.expected[far_rows] = _HALFWAY * lengths.flatten()
         self.walks.done[far_rows] = lengths.flatten().isinf()
@@ -186,36 +185,41 @@ class _Search:
         if not len(idle):
             return False
         k = self.rounds[idle]
-        u = torch.stack([self._direction(int(round)) for round in k])
+        u = self._drawn(k, self._direction)
         size, at = (
             torch.tensor(_RESTARTS, dtype=torch.float64, device=image.device)[k % len(_RESTARTS)].to(u).T[..., None]
         )
         found = torch.isfinite(trial.best[image])
         x = torch.lerp(trial.clean[image], trial.best_x[image], at) + size * trial.best[image].to(u)[:, None] * u
-        for i in (~found).nonzero().squeeze(1).tolist():
-            x[i] = self._anywhere(int(k[i]))
-        clean_targets = walks.target.view(self.M, self.R)[idle, k % self.C]
+        few = walks.met_again.view(self.M, self.R)[idle].any(1)
+        anywhere = ~found | (few & (k % 4 == 3))
+        if bool(anywhere.any()):
+            x[anywhere] = self._drawn(k[anywhere], self._anywhere)
+        clean_targets = walks.target.view(self.M, self.R)[idle, torch.where(found, k // 2, k) % self.C]
         self.rounds[idle] += 1
         rows = idle * self.R + self.R - 1  # the last walk of the image, which has ended, makes room
         self.restarted[rows], self.waiting[rows] = True, False
-        walks.target[rows] = torch.where(found, trial.best_target[image], clean_targets)
+        walks.target[rows] = torch.where(found & (k % 2 == 0), trial.best_target[image], clean_targets)
         walks.start(rows, x.clamp(*trial.model.box))
         return True
 
+    def _drawn(self, rounds: Tensor, draw: Callable[[int], Tensor]) -> Tensor:
+        """Return what `draw` gives for each of the rounds (k,), as (k, n): the same for every image."""
+        different, which = torch.unique(rounds, return_inverse=True)
+        return torch.stack([draw(k) for k in different.tolist()]).to(self.trial.clean)[which]
+
     def _direction(self, k: int) -> Tensor:
-        """Return the k-th random direction (n,) of length 1, the same for every image."""
-        clean = self.trial.clean
-        if k not in self.directions:
-            u = torch.randn(clean.shape[1], generator=rng.generator("restarts", k), dtype=torch.float64)
-            self.directions[k] = (u / u.norm()).to(clean)
-        return self.directions[k]
+        """Return the k-th random direction (n,) of length 1."""
+        n = self.trial.clean.shape[1]
+        u = torch.randn(n, generator=rng.generator("restarts", k), dtype=torch.float64)
+        direction: Tensor = u / u.norm()
+        return direction
 
     def _anywhere(self, k: int) -> Tensor:
-        """Return the k-th random point (n,) of the box, the same for every image."""
+        """Return the k-th random point (n,) of the box."""
         low, high = self.trial.model.box
-        clean = self.trial.clean
-        u = torch.rand(clean.shape[1], generator=rng.generator("anywhere", k), dtype=torch.float64)
-        return (low + (high - low) * u).to(clean)
+        n = self.trial.clean.shape[1]
+        return low + (high - low) * torch.rand(n, generator=rng.generator("anywhere", k), dtype=torch.float64)
 
     def _affordable(self, rows: Tensor, passes: int) -> Tensor:
         """Return those of `rows` whose images can pay; end the others."""

@@ -24,6 +24,8 @@ d is the walk's distance from x0, so that omega is a share of it.
   distance with the curvature of the boundary that earlier steps have shown (`secants.Secants`), of which (2) knows
   nothing: where it bends much, (2) circles around the solution unless alpha is small, and then it creeps. A walk that
   had to return goes on by (2), until it comes nearer: at a kink no pair of gradients tells what bends.
+- Where the boundary is of so few planes that a walk meets one twice, it steps to their corner (`planes.Planes`), back
+  to its nearest success at once where that fails, and ends where the corner is no nearer.
 - Any class but the label is a success, so a walk that enters another class than its own takes that for its target.
 
 Projections of x0 onto linearised boundaries are also the steps of FAB (Croce and Hein 2020), which mixes them at a
@@ -37,6 +39,7 @@ from torch import Tensor
 
 from intriguing import norms
 from intriguing.attacks.base import Trial
+from intriguing.attacks.planes import Planes
 from intriguing.attacks.result import Phase
 from intriguing.attacks.secants import Secants
 
@@ -51,6 +54,9 @@ _RETURNS, _RETURNS_OF_LEADER = 4, 6  # returns in a row that end a walk, and one
 _LEADER = 1.001  # a walk is that up to this factor
 PAIRS = 5  # of the boundary's curvature, kept of each walk
 _SETTLED = 0.05  # omega from which down the curvature is used
+_PLANES, _PLANES_ENTRIES = 5, 1024  # planes kept of each walk, and the most entries of images whose planes recur
+_CORNER_BEYOND = 1e-4  # how far inside of the planes, as a share of the distance
+_CORNER_NEARER = 2e-4  # share of the distance that a corner must promise
 _FAILURES = 30  # steps without any success that end it
 
 
@@ -90,7 +96,14 @@ class Walks:
         self._best_x, self._best_g, self._best_a = self.x.clone(), full(0.0), torch.zeros_like(self.x)
         self._alpha, self._omega = full(1.0), full(_OVERSHOOT)
         self._in_vain, self.returns = count(), count()
-        self._secants = Secants(P, self.x.shape[1], PAIRS, self.x)
+        n = self.x.shape[1]
+        self._secants = Secants(P, n, PAIRS, self.x)
+        self._planes = Planes(P, n, _PLANES if n <= _PLANES_ENTRIES else 0, self.x)
+
+    @property
+    def met_again(self) -> Tensor:
+        """(P,) bool, the walks that have met a plane of the boundary twice, which is thus of few of them."""
+        return self._planes.again
 
     def linearise(self, rows: Tensor, g: Tensor, a: Tensor) -> None:
         """Set value g (k,) and gradient a (k, n) of the constraint at the clean images, the first points of `rows`."""
@@ -107,6 +120,7 @@ class Walks:
         self.steps[rows], self._in_vain[rows], self.returns[rows] = 0, 0, 0
         self.done[rows] = False
         self._secants.forget(rows)
+        self._planes.forget(rows)
         self._evaluate(rows, x)
 
     def step(self, rows: Tensor) -> None:
@@ -127,7 +141,18 @@ class Walks:
             free = torch.where(downhill < 0, point > low, point < high)
             missing = beyond[curved] - self.g[at]
             p[curved] = (point + self._secants.step(at, r, normal, free, self._alpha[at], missing)).clamp(low, high)
-        self._evaluate(rows, norms.project_half_space_in_box(p, a, b, low, high), (x, a))
+        y = norms.project_half_space_in_box(p, a, b, low, high)
+        corner = (self._planes.again[rows] & (self.best[rows] < torch.inf)).nonzero().squeeze(1)
+        if len(corner):
+            at, known = rows[corner], self.best[rows[corner]]
+            there = (x[corner], a[corner], self.g[at], x0[corner])
+            y[corner] = self._planes.corner(at, *there, _CORNER_BEYOND * known, (low, high))
+            end = torch.linalg.vector_norm(y[corner] - x0[corner], dim=1) >= known * (1 - _CORNER_NEARER)
+            self.done[at[end]] = True
+            going = ~self.done[rows]
+            rows, x, a, y = rows[going], x[going], a[going], y[going]
+        if len(rows):
+            self._evaluate(rows, y, (x, a))
 
     def _evaluate(self, rows: Tensor, x: Tensor, before: tuple[Tensor, Tensor] | None = None) -> None:
         """Evaluate the constraint at x (k, n), keep what succeeds, and set up the next steps.
@@ -161,8 +186,11 @@ class Walks:
         self.best[at], self._best_x[at] = distance[nearer], x[nearer]
         self._best_g[at], self._best_a[at] = g[nearer], a[nearer]
         self.target[at] = torch.where(named, target, answer)[nearer]
+        same = named | (answer == label) | (answer == target)  # the gradients are of one difference of logits
+        self._planes.forget(rows[nearer & ~same])
+        plane = useful & (nearer | same)
+        self._planes.add(rows[plane], x[plane], a[plane], g[plane])
         if before is not None:
-            same = named | (answer == label) | (answer == target)  # the gradients are of one difference of logits
             self._remember(rows, x, a, before, same & useful)
         self.x[rows], self.g[rows], self.a[rows] = x, g, a
         self.expected[rows] = distance + (-g / torch.linalg.vector_norm(a, dim=1).clamp_min(1e-30)).clamp_min(0)
@@ -186,7 +214,7 @@ class Walks:
         factor = torch.where(success, 0.5, torch.where(have, 2.0, _BEFORE_SUCCESS))
         self._omega[rows] = (self._omega[rows] * factor).clamp(_OVERSHOOT_LEAST, _OVERSHOOT_MOST)
         in_vain = torch.where(clearly, 0, self._in_vain[rows] + 1)
-        back = have & ((in_vain > _PATIENCE) | ~useful)
+        back = have & ((in_vain > torch.where(self._planes.again[rows], 0, _PATIENCE)) | ~useful)
         shorter = back | (~have & (self.steps[rows] >= _FULL_STEPS))
         alpha = self._alpha[rows]
         alpha = torch.where(clearly & ~first, (alpha * _LENGTHEN).clamp(max=1.0), alpha)
