@@ -45,10 +45,10 @@ class Planes:
         self._b = like.new_full((P, kept), torch.nan)
         self._next = torch.zeros(P, dtype=torch.int64, device=like.device)
 
-    def forget(self, rows: Tensor) -> None:
-        """Drop the planes of `rows` (k,)."""
+    def forget(self, rows: Tensor, *, again: bool = False) -> None:
+        """Drop the planes of `rows` (k,), and set whether they have met one twice."""
         self._b[rows] = torch.nan
-        self.again[rows] = False
+        self.again[rows] = again
 
     def add(self, rows: Tensor, x: Tensor, a: Tensor, g: Tensor) -> None:
         """Keep the planes of `rows` (k,) at points x (k, n), with values g (k,) and gradients a (k, n) there."""

@@ -96,6 +96,9 @@ class Walks:
         self._best_x, self._best_g, self._best_a = self.x.clone(), full(0.0), torch.zeros_like(self.x)
         self._alpha, self._omega = full(1.0), full(_OVERSHOOT)
         self._in_vain, self.returns = count(), count()
+        self._unbarred = torch.zeros(
+            P, dtype=torch.bool, device=device
+        )  # went on without planes, and gained nothing yet
         n = self.x.shape[1]
         self._secants = Secants(P, n, PAIRS, self.x)
         self._planes = Planes(P, n, _PLANES if n <= _PLANES_ENTRIES else 0, self.x)
@@ -121,6 +124,7 @@ class Walks:
         self.done[rows] = False
         self._secants.forget(rows)
         self._planes.forget(rows)
+        self._unbarred[rows] = False
         self._evaluate(rows, x)
 
     def step(self, rows: Tensor) -> None:
@@ -144,15 +148,27 @@ class Walks:
         y = norms.project_half_space_in_box(p, a, b, low, high)
         corner = (self._planes.again[rows] & (self.best[rows] < torch.inf)).nonzero().squeeze(1)
         if len(corner):
-            at, known = rows[corner], self.best[rows[corner]]
-            there = (x[corner], a[corner], self.g[at], x0[corner])
-            y[corner] = self._planes.corner(at, *there, _CORNER_BEYOND * known, (low, high))
-            end = torch.linalg.vector_norm(y[corner] - x0[corner], dim=1) >= known * (1 - _CORNER_NEARER)
-            self.done[at[end]] = True
+            y[corner] = self._to_corner(rows[corner], x[corner], a[corner], x0[corner])
             going = ~self.done[rows]
             rows, x, a, y = rows[going], x[going], a[going], y[going]
         if len(rows):
             self._evaluate(rows, y, (x, a))
+
+    def _to_corner(self, rows: Tensor, x: Tensor, a: Tensor, x0: Tensor) -> Tensor:
+        """Return the corners (k, n) to step to from nearest successes x (k, n), or end walks that gain nothing there.
+
+        What bars the way may be planes of other parts of the boundary: a walk that would end goes on without them.
+        """
+        g, known, box = self.g[rows], self.best[rows], self.trial.model.box
+        beyond = _CORNER_BEYOND * known
+        y = self._planes.corner(rows, x, a, g, x0, beyond, box)
+        barred = torch.linalg.vector_norm(y - x0, dim=1) >= known * (1 - _CORNER_NEARER)
+        self.done[rows] |= barred & self._unbarred[rows]
+        self._unbarred[rows] |= barred
+        self._planes.forget(rows[barred], again=True)
+        b = (a * x).sum(1) - g + beyond * torch.linalg.vector_norm(a, dim=1)
+        y[barred] = norms.project_half_space_in_box(x0[barred], a[barred], b[barred], *box)
+        return y
 
     def _evaluate(self, rows: Tensor, x: Tensor, before: tuple[Tensor, Tensor] | None = None) -> None:
         """Evaluate the constraint at x (k, n), keep what succeeds, and set up the next steps.
@@ -216,6 +232,7 @@ class Walks:
         in_vain = torch.where(clearly, 0, self._in_vain[rows] + 1)
         back = have & ((in_vain > torch.where(self._planes.again[rows], 0, _PATIENCE)) | ~useful)
         shorter = back | (~have & (self.steps[rows] >= _FULL_STEPS))
+        self._unbarred[rows[clearly]] = False
         alpha = self._alpha[rows]
         alpha = torch.where(clearly & ~first, (alpha * _LENGTHEN).clamp(max=1.0), alpha)
         self._alpha[rows] = torch.where(shorter, alpha * _SHORTEN, alpha)
