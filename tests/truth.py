@@ -655,12 +655,12 @@ def nearest_relu(
                 continue
             A = np.concatenate([*rows, (W[j] - W[label])[None]])
             c = np.concatenate([*offsets, [b[j] - b[label]]])
-            least = _least_distance if norm == 2 else _least_cube
+            least = least_distance if norm == 2 else _least_cube
             best = min(best, least(A, -(A @ x + c), box[0] - x, box[1] - x))
     return best
 
 
-def _least_distance(A: np.ndarray, h: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> float:
+def least_distance(A: np.ndarray, h: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> float:
     """Return min |r| subject to A r >= h, lo <= r <= hi: by non-negative least squares (Lawson and Hanson, ch. 23)."""
     unit = np.eye(A.shape[1])
     G, g = np.concatenate([A, unit, -unit]), np.concatenate([h, lo, -hi])

@@ -19,7 +19,7 @@ from torch import Tensor
 
 _SAME = 1e-5  # planes are the same up to this share
 _SIDE = 1e-5  # how far beyond a plane, as a share of the distance, the nearest success may seem to be by rounding
-_SWEEPS = 10  # of Newton's method, each exact while the box holds the same entries
+_SWEEPS = 30  # of Newton's method, each exact while the box holds the same entries
 _ROUNDING = 100  # times what numbers are off by
 
 Box = tuple[float, float]
