@@ -68,20 +68,34 @@ def test_found_over_optimal_on_a_linear_net_of_digits() -> None:
     assert np.mean(np.array(ratios) <= CLOSE) >= 0.99
 
 
-def test_found_over_optimal_on_nets_whose_pieces_are_enumerated() -> None:
-    """Restarts find the best of many pieces; in a corner, where two meet, a walk may end a little beyond 1.001."""
+def over_optimal(seed: int, count: int, budget: int) -> list[float]:
+    """Return found over optimal for images of an enumerated net; 1 where there is nothing to find."""
+    net, hidden, output = two_layers(seed)
+    images = torch.from_numpy(np.random.default_rng(100 + seed).uniform(0, 1, (count, 6)))
+    labels = net(images).argmax(1)
+    result = Nearest(budget=budget)(net, images, labels)
     ratios = []
-    for seed in range(2):
-        net, hidden, output = two_layers(seed)
-        images = torch.from_numpy(np.random.default_rng(100 + seed).uniform(0, 1, (8, 6)))
-        labels = net(images).argmax(1)
-        result = Nearest(budget=1000)(net, images, labels)
-        for x, y, distance in zip(images.numpy(), labels.tolist(), result.distance.tolist(), strict=True):
-            optimum = truth.nearest_relu(x, [hidden, output], y)
-            ratios.append(distance / optimum if np.isfinite(optimum) else float(np.isinf(distance)))
+    for x, y, distance in zip(images.numpy(), labels.tolist(), result.distance.tolist(), strict=True):
+        optimum = truth.nearest_relu(x, [hidden, output], y)
+        ratios.append(distance / optimum if np.isfinite(optimum) else float(np.isinf(distance)))
+    return ratios
+
+
+def test_found_over_optimal_on_nets_whose_pieces_are_enumerated() -> None:
+    """Of 1,000 gradient evaluations: planes that meet are followed to their corner, restarts find the best of many."""
+    ratios = [ratio for seed in range(2) for ratio in over_optimal(seed, 8, 2000)]
     assert min(ratios) >= 1 - 1e-9
-    assert np.mean(np.array(ratios) <= CLOSE) >= 0.93
-    assert max(ratios) <= 1.01
+    assert np.mean(np.array(ratios) <= CLOSE) >= 0.99
+
+
+def test_in_a_corner_the_planes_that_meet_are_followed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A net with an adversarial share of 0.07% of its box, in slivers along kinks."""
+    together = np.array(over_optimal(18, 8, 600))
+    monkeypatch.setattr(walk, "_PLANES", 0)
+    alone = np.array(over_optimal(18, 8, 600))
+    assert together.min() >= 1 - 1e-9
+    assert (together <= CLOSE).sum() >= 6
+    assert (alone <= CLOSE).sum() <= 3
 
 
 class Ellipsoids(nn.Module):

@@ -43,8 +43,8 @@ def test_the_corner_is_the_nearest_point_of_the_box_within_all_planes(count: int
         A, start = normals[i].numpy(), x0[i].numpy()
         least = truth.least_distance(A, b[i].numpy() - A @ start, -start, 1 - start)
         exact += bool(missing[i] < 1e-6 and abs(far[i] - least) < 1e-6)
-    assert (far > 0.1).sum() > P / 2
-    assert exact >= 0.97 * P
+    assert (far > 0.1).sum() >= P / 4
+    assert exact == P
 
 
 def test_it_stays_beyond_the_planes_by_what_is_asked() -> None:
@@ -110,7 +110,7 @@ def test_none_are_kept_where_none_are_wanted() -> None:
 
 
 def test_single_precision_reaches_the_corner_too() -> None:
-    planes, x, x0, normals, gaps, b = corners(20, 4)
+    planes, x, x0, normals, gaps, _b = corners(20, 4)
     single = Planes(P, N, 3, x.float())
     for i in range(1, 4):
         single.add(ROWS, x.float(), normals[:, i].float(), gaps[:, i].float())
