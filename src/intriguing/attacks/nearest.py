@@ -18,8 +18,9 @@ A walk that has returned to its nearest point r times in a row, with nothing gai
 less a share that falls with r, is still beyond what is known.
 
 When every walk of an image has ended and budget is left, a new one starts at a random step from the nearest example
-or from the clean image, again and again; it ends as soon as (1) promises no more than is known. Where nothing has been
-found yet, it starts at a random point of the box.
+or, for another class, from the clean image, again and again; it ends as soon as (1) promises no more than is known.
+Where nothing has been found yet it starts at a random point of the box, and now and then where the boundary is of few
+planes.
 
 All wrong classes count, whatever the rule: an example that is nearer than another is kept even when its class was not
 aimed at. Only a target given as a class, or a random one, must be reached itself.
@@ -144,7 +145,7 @@ class _Search:
             going = torch.isfinite(least).nonzero().squeeze(1)
             self.trial.tell(total - len(going), total)
             if not len(going):
-                if restarted:  # but where there is no slope: the next round tries elsewhere, as far as budgets last
+                if restarted:  # where there is no slope: the next round tries elsewhere, as far as budgets last
                     continue
                 break
             rows = going * self.R + which[going]

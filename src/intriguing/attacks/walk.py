@@ -24,8 +24,8 @@ d is the walk's distance from x0, so that omega is a share of it.
   distance with the curvature of the boundary that earlier steps have shown (`secants.Secants`), of which (2) knows
   nothing: where it bends much, (2) circles around the solution unless alpha is small, and then it creeps. A walk that
   had to return goes on by (2), until it comes nearer: at a kink no pair of gradients tells what bends.
-- Where the boundary is of so few planes that a walk meets one twice, it steps to their corner (`planes.Planes`), back
-  to its nearest success at once where that fails, and ends where the corner is no nearer.
+- Where the boundary is of so few planes that a walk meets one twice, it steps to their corner (`planes.Planes`), goes
+  back to its nearest success at once where that fails, and ends where the corner is no nearer.
 - Any class but the label is a success, so a walk that enters another class than its own takes that for its target.
 
 Projections of x0 onto linearised boundaries are also the steps of FAB (Croce and Hein 2020), which mixes them at a
@@ -96,9 +96,8 @@ class Walks:
         self._best_x, self._best_g, self._best_a = self.x.clone(), full(0.0), torch.zeros_like(self.x)
         self._alpha, self._omega = full(1.0), full(_OVERSHOOT)
         self._in_vain, self.returns = count(), count()
-        self._unbarred = torch.zeros(
-            P, dtype=torch.bool, device=device
-        )  # went on without planes, and gained nothing yet
+        # Which have gone on without the planes that barred them, and gained nothing since.
+        self._unbarred = torch.zeros_like(self.done)
         n = self.x.shape[1]
         self._secants = Secants(P, n, PAIRS, self.x)
         self._planes = Planes(P, n, _PLANES if n <= _PLANES_ENTRIES else 0, self.x)
