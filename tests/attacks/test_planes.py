@@ -81,6 +81,7 @@ def test_a_plane_is_met_again_from_another_point_of_it_and_kept_once() -> None:
     planes.add(rows, other, a, there)
     assert planes.again.tolist() == [True, False]
     planes.add(rows[:1], x[:1], a[:1], g[:1] + 0.5)  # the second place of two is still free: the first plane stays
+    assert planes.again.tolist() == [True, False]  # once is enough
     planes.forget(rows[1:])
     planes.add(rows, x, a, g)
     assert planes.again.tolist() == [True, False]
