@@ -31,7 +31,7 @@ class Planes:
     Args:
         P: walks.
         n: entries of a point.
-        kept: planes of each walk; 0 switches all of this off.
+        kept: planes of each walk; where it is 0 none is ever met again.
         like: a tensor of the dtype and on the device to use.
 
     Attributes:

@@ -203,8 +203,9 @@ class Walks:
         self.target[at] = torch.where(named, target, answer)[nearer]
         same = named | (answer == label) | (answer == target)  # the gradients are of one difference of logits
         self._planes.forget(rows[nearer & ~same])
-        plane = useful & (nearer | same)
-        self._planes.add(rows[plane], x[plane], a[plane], g[plane])
+        if self._planes.kept:  # copies nothing of large images
+            plane = useful & (nearer | same)
+            self._planes.add(rows[plane], x[plane], a[plane], g[plane])
         if before is not None:
             self._remember(rows, x, a, before, same & useful)
         self.x[rows], self.g[rows], self.a[rows] = x, g, a
