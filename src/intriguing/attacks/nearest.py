@@ -119,7 +119,7 @@ class _Search:
     """The walks of M images, R of each: C from the clean image, the others from afar."""
 
     def __init__(self, trial: Trial, images: Tensor, targets: Tensor, pool: tuple[Tensor, Tensor]) -> None:
-        self.trial, self.images = trial, images
+        self.trial, self.images, self.targets = trial, images, targets
         self.M, self.C = targets.shape
         far, classes, lengths = _far_starts(trial, images, pool)
         self.R = self.C + far.shape[1]
@@ -196,11 +196,11 @@ class _Search:
         anywhere = ~found | (few & (k % 4 == 3))
         if bool(anywhere.any()):
             x[anywhere] = self._drawn(k[anywhere], self._anywhere)
-        clean_targets = walks.target.view(self.M, self.R)[idle, torch.where(found, k // 2, k) % self.C]
+        next_targets = self.targets[idle, torch.where(found, k // 2, k) % self.C]
         self.rounds[idle] += 1
         rows = idle * self.R + self.R - 1  # the last walk of the image, which has ended, makes room
         self.restarted[rows], self.waiting[rows] = True, False
-        walks.target[rows] = torch.where(found & (k % 2 == 0), trial.best_target[image], clean_targets)
+        walks.target[rows] = torch.where(found & (k % 2 == 0), trial.best_target[image], next_targets)
         walks.start(rows, x.clamp(*trial.model.box))
         return True
 

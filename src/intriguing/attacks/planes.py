@@ -83,6 +83,22 @@ class Planes:
         offsets = torch.where(counts, offsets / sizes + beyond[:, None], 0.0)
         return _project(x0, A, torch.cat([(b / size + beyond)[:, None], offsets], dim=1), box)
 
+    def within(
+        self, rows: Tensor, x: Tensor, a: Tensor, g: Tensor, p: Tensor, beyond: Tensor, box: Box
+    ) -> tuple[Tensor, Tensor]:
+        """Return the nearest points (k, n) to p within all planes of `rows` and the box, and whether there are any."""
+        size, b = torch.linalg.vector_norm(a, dim=1), (a * x).sum(1) - g
+        counts = self._b[rows].isfinite()
+        sizes = self._size[rows]
+        A = torch.cat(
+            [(a / size[:, None])[:, None], self._a[rows] * torch.where(counts, 1 / sizes, 0.0)[:, :, None]], dim=1
+        )
+        offsets = torch.where(counts, self._b[rows] / sizes + beyond[:, None], 0.0)
+        offsets = torch.cat([(b / size + beyond)[:, None], offsets], dim=1)
+        y = _project(p, A, offsets, box)
+        missing = (offsets - torch.bmm(A, y[:, :, None])[:, :, 0]).amax(1)
+        return y, missing <= 0.5 * beyond
+
     def _same(self, rows: Tensor, size: Tensor, b: Tensor, length: Tensor) -> Tensor:
         """Tell which of the planes kept, (k, kept), are those with gradients of this size and these offsets, (k,)."""
         size, b, length = size[:, None], b[:, None], length[:, None]

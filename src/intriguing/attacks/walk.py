@@ -55,8 +55,9 @@ _LEADER = 1.001  # a walk is that up to this factor
 PAIRS = 5  # of the boundary's curvature, kept of each walk
 _SETTLED = 0.05  # omega from which down the curvature is used
 _PLANES, _PLANES_ENTRIES = 5, 1024  # planes kept of each walk, and the most entries of images whose planes recur
-_CORNER_BEYOND = 1e-4  # how far inside of the planes, as a share of the distance
+_CORNER_BEYOND = 1e-5  # how far inside of the planes, as a share of the distance
 _CORNER_NEARER = 2e-4  # share of the distance that a corner must promise
+_WITHIN = 1e-4
 _FAILURES = 30  # steps without any success that end it
 
 
@@ -145,7 +146,11 @@ class Walks:
             missing = beyond[curved] - self.g[at]
             p[curved] = (point + self._secants.step(at, r, normal, free, self._alpha[at], missing)).clamp(low, high)
         y = norms.project_half_space_in_box(p, a, b, low, high)
-        corner = (self._planes.again[rows] & (self.best[rows] < torch.inf)).nonzero().squeeze(1)
+        again, have = self._planes.again[rows], self.best[rows] < torch.inf
+        within = (again & ~have).nonzero().squeeze(1)
+        if len(within):
+            y[within] = self._within(rows[within], x[within], p[within], d[within], y[within])
+        corner = (again & have).nonzero().squeeze(1)
         if len(corner):
             y[corner] = self._to_corner(rows[corner], x[corner], a[corner], x0[corner])
             going = ~self.done[rows]
@@ -168,6 +173,12 @@ class Walks:
         b = (a * x).sum(1) - g + beyond * torch.linalg.vector_norm(a, dim=1)
         y[barred] = norms.project_half_space_in_box(x0[barred], a[barred], b[barred], *box)
         return y
+
+    def _within(self, rows: Tensor, x: Tensor, p: Tensor, d: Tensor, y: Tensor) -> Tensor:
+        """Return the points (k, n) nearest to p within all planes met, y (k, n) where there are none such."""
+        z, met = self._planes.within(rows, x, self.a[rows], self.g[rows], p, _WITHIN * d, self.trial.model.box)
+        self._planes.forget(rows[~met], again=True)
+        return torch.where(met[:, None], z, y)
 
     def _evaluate(self, rows: Tensor, x: Tensor, before: tuple[Tensor, Tensor] | None = None) -> None:
         """Evaluate the constraint at x (k, n), keep what succeeds, and set up the next steps.
@@ -208,6 +219,11 @@ class Walks:
             self._planes.add(rows[plane], x[plane], a[plane], g[plane])
         if before is not None:
             self._remember(rows, x, a, before, same & useful)
+        flat = success & ~useful & (self.best[rows] == torch.inf) & (self._omega[rows] > _OVERSHOOT_LEAST)
+        if before is not None and bool(flat.any()):  # beyond a kink: less far next time
+            x, a, g = x.clone(), a.clone(), g.clone()
+            x[flat], a[flat], g[flat] = before[0][flat], before[1][flat], self.g[rows[flat]]
+            useful = useful | flat
         self.x[rows], self.g[rows], self.a[rows] = x, g, a
         self.expected[rows] = distance + (-g / torch.linalg.vector_norm(a, dim=1).clamp_min(1e-30)).clamp_min(0)
         self.steps[rows] += 1
