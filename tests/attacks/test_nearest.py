@@ -183,17 +183,36 @@ def test_far_starts_are_the_nearest_images_of_the_nearest_classes() -> None:
     draw = torch.Generator().manual_seed(0)
     images, points = torch.rand(5, 30, generator=draw), torch.rand(400, 30, generator=draw)
     labels = torch.arange(400) % 6
+    labels[labels == 5] = torch.tensor([5] + [9] * 65)  # one image of class 5, and some of a class the net has not
     trial = Trial(Model(nn.Linear(30, 6), box=(0, 1)), images, None, norm=2, budget=None)
-    x, classes, length = nearest._far_starts(trial, torch.arange(5), (points, labels))
+    order, lengths = nearest._far_starts(trial, torch.arange(5), (points, labels))
     exact = (images.double()[:, None] - points.double()).norm(dim=2)
     for i in range(5):
         wrong = [c for c in range(6) if c != int(trial.labels[i])]
-        of_class = {c: exact[i].masked_fill(labels != c, torch.inf) for c in wrong}
-        expected = sorted(wrong, key=lambda c: float(of_class[c].min()))[:3]
-        assert classes[i].tolist() == expected
-        for k, c in enumerate(expected):
-            assert torch.equal(x[i, k], points[of_class[c].argmin()])
-            assert float(length[i, k]) == pytest.approx(float(of_class[c].min()), rel=1e-5)
+        sorted_ = {c: exact[i].masked_fill(labels != c, torch.inf).sort() for c in wrong}
+        expected = []
+        for rank in range(3):
+            have = [c for c in wrong if sorted_[c].values[rank].isfinite()]
+            have.sort(key=lambda c: float(sorted_[c].values[rank]))
+            expected += [(rank, c) for c in have] + [None] * (6 - len(have))
+        assert len(expected) == order.shape[1] == lengths.shape[1]
+        for place, which, length in zip(expected, order[i].tolist(), lengths[i].tolist(), strict=True):
+            if place is None:
+                assert which == -1
+                assert length == torch.inf
+            else:
+                rank, c = place
+                assert which == int(sorted_[c].indices[rank])
+                assert length == pytest.approx(float(sorted_[c].values[rank]), rel=1e-5)
+
+
+def test_a_pool_of_no_class_of_the_net_starts_nothing() -> None:
+    net, *_ = two_layers(0)
+    images = torch.from_numpy(np.random.default_rng(0).uniform(0, 1, (4, 6)))
+    points = torch.rand(3, 6, dtype=torch.float64)
+    labels = net(images).argmax(1)
+    result = Nearest(budget=200, starts=(points, torch.full((3,), 7)))(net, images, labels)
+    assert result.found.any()
 
 
 def test_it_is_nearer_than_the_papers_search_with_a_fraction_of_the_passes() -> None:

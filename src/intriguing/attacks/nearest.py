@@ -17,8 +17,10 @@ is checked by a pass of the net that counts, and its segment to the clean image 
 A walk that has returned to its nearest point r times in a row, with nothing gained between, is given up where (1),
 less a share that falls with r, is still beyond what is known.
 
-When every walk of an image has ended and budget is left, a new one starts at a random step from the nearest example
-or, for another class, from the clean image, again and again; it ends as soon as (1) promises no more than is known.
+When every walk of an image has ended and budget is left, a new one starts, again and again. Where a far start has led
+to the nearest example, it starts from the next images of the pool, of other classes first: the gradient at the clean
+image misleads there, and so it does near to it. Then, and elsewhere, it starts at a random step from the nearest
+example or, for another class, from the clean image, and ends as soon as (1) promises no more than is known.
 Where nothing has been found yet it starts at a random point of the box, and now and then where the boundary is of few
 planes.
 
@@ -121,7 +123,10 @@ class _Search:
     def __init__(self, trial: Trial, images: Tensor, targets: Tensor, pool: tuple[Tensor, Tensor]) -> None:
         self.trial, self.images, self.targets = trial, images, targets
         self.M, self.C = targets.shape
-        far, classes, lengths = _far_starts(trial, images, pool)
+        self.pool, (order, lengths) = pool, _far_starts(trial, images, pool)
+        at_first = _FAR_STARTS if self.pool[1][0] < 0 else min(_FAR_STARTS, trial.classes - 1)
+        first, lengths, self.later = order[:, :at_first], lengths[:, :at_first], order[:, at_first:]
+        far, classes = pool[0][first], pool[1][first].clamp_min(0)
         self.R = self.C + far.shape[1]
         self.walks = Walks(trial, images.repeat_interleave(self.R), torch.cat([targets, classes], dim=1).flatten())
         grid = torch.arange(self.M * self.R, device=images.device).view(self.M, self.R)
@@ -131,6 +136,7 @@ class _Search:
         self.waiting = self.far.clone()
         self.restarted = torch.zeros_like(self.far)
         self.rounds = torch.zeros(self.M, dtype=torch.int64, device=images.device)
+        self.far_leads = torch.zeros(self.M, dtype=torch.bool, device=images.device)
         self.walks.x[far_rows] = far.flatten(0, 1)
         self.walks.expected[far_rows] = _HALFWAY * lengths.flatten()
         self.walks.done[far_rows] = lengths.flatten().isinf()
@@ -182,9 +188,33 @@ class _Search:
         idle = walks.done.view(self.M, self.R).all(1).nonzero().squeeze(1)
         image = self.images[idle]
         enough = trial.forwards[image] + trial.backwards[image] + trial.reserved + _RESTART_PASSES <= trial.budget
-        idle, image = idle[enough], image[enough]
+        idle = idle[enough]
         if not len(idle):
             return False
+        begun = idle[self.rounds[idle] == 0]
+        best = walks.best.view(self.M, self.R)[begun]
+        self.far_leads[begun] = best[:, self.C :].amin(1) <= best[:, : self.C].amin(1)
+        again = self.far_leads[idle] & (self.rounds[idle] < self.later.shape[1])
+        self._from_afar(idle[again])
+        self._at_random(idle[~again])
+        self.rounds[idle] += 1
+        return True
+
+    def _from_afar(self, idle: Tensor) -> None:
+        """Start a walk for each of the images `idle` (k,) from the next image of the pool."""
+        walks = self.walks
+        which = self.later[idle, self.rounds[idle]]
+        idle, which = idle[which >= 0], which[which >= 0]
+        rows = idle * self.R + self.R - 1  # the last walk of the image, which has ended, makes room
+        self.restarted[rows], walks.done[rows] = False, False
+        walks.x[rows], walks.target[rows] = self.pool[0][which], self.pool[1][which]
+        self._enter(rows)
+
+    def _at_random(self, idle: Tensor) -> None:
+        """Start a walk for each of the images `idle` (k,) at a random step from its nearest example or itself."""
+        if not len(idle):
+            return
+        trial, walks, image = self.trial, self.walks, self.images[idle]
         k = self.rounds[idle]
         u = self._drawn(k, self._direction)
         size, at = (
@@ -197,12 +227,10 @@ class _Search:
         if bool(anywhere.any()):
             x[anywhere] = self._drawn(k[anywhere], self._anywhere)
         next_targets = self.targets[idle, torch.where(found, k // 2, k) % self.C]
-        self.rounds[idle] += 1
-        rows = idle * self.R + self.R - 1  # the last walk of the image, which has ended, makes room
+        rows = idle * self.R + self.R - 1
         self.restarted[rows], self.waiting[rows] = True, False
         walks.target[rows] = torch.where(found & (k % 2 == 0), trial.best_target[image], next_targets)
         walks.start(rows, x.clamp(*trial.model.box))
-        return True
 
     def _drawn(self, rounds: Tensor, draw: Callable[[int], Tensor]) -> Tensor:
         """Return what `draw` gives for each of the rounds (k,), as (k, n): the same for every image."""
@@ -292,31 +320,35 @@ def _pool(starts: tuple[Tensor, Tensor] | None, trial: Trial) -> tuple[Tensor, T
     return images.detach().to(clean).flatten(1), labels.to(clean.device)
 
 
-def _far_starts(trial: Trial, images: Tensor, pool: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return, from each of the nearest wrong classes of the pool, its image nearest to each of `images` (M,).
+def _far_starts(trial: Trial, images: Tensor, pool: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return which points of the pool to start from for each of `images` (M,), and their distances; both (M, K).
 
-    Points (M, F, n), their classes (M, F) and distances (M, F), which are inf where the pool has no such class.
+    First the nearest of each wrong class, the nearest class first, then the second nearest of each, and so on; where
+    there are no more, distances are inf and the point is -1.
     """
     points, labels = pool
     clean = trial.clean[images]
     if bool((labels < 0).all()):
         which = torch.arange(len(points), device=points.device).expand(len(images), -1)
-        return points[which], torch.zeros_like(which), _distances(clean, points[which])
+        return which, _distances(clean, points[which])
     # A matrix product is many times as fast as exact distances, and off by rounding: it only chooses the candidates.
     distance = torch.cdist(clean, points, compute_mode="use_mm_for_euclid_dist")
     wanted = trial.wanted[images][:, None]
     allowed = torch.where(wanted < 0, labels != trial.labels[images][:, None], labels == wanted)
     distance = distance.masked_fill(~allowed, math.inf)
-    nearest = torch.full((len(images), trial.classes), math.inf, dtype=clean.dtype, device=clean.device)
-    index = torch.zeros(len(images), trial.classes, dtype=torch.int64, device=clean.device)
-    for c in torch.unique(labels[(labels >= 0) & (labels < trial.classes)]).tolist():
+    classes = torch.unique(labels[(labels >= 0) & (labels < trial.classes)]).tolist()
+    shape = len(images), _CANDIDATES, max(1, len(classes))
+    length = torch.full(shape, math.inf, dtype=clean.dtype, device=clean.device)
+    index = torch.full(shape, -1, device=clean.device)
+    for place, c in enumerate(classes):
         of_class = (labels == c).nonzero().squeeze(1)
         rough, at = distance[:, of_class].topk(min(_CANDIDATES, len(of_class)), dim=1, largest=False)
         exact = _distances(clean, points[of_class[at]]).masked_fill(rough.isinf(), math.inf)
-        nearest[:, c], best = exact.min(1)
-        index[:, c] = of_class[at.gather(1, best[:, None]).squeeze(1)]
-    length, classes = nearest.topk(min(_FAR_STARTS, trial.classes - 1), dim=1, largest=False)
-    return points[index.gather(1, classes)], classes, length
+        length[:, : at.shape[1], place], by = exact.sort(1)
+        index[:, : at.shape[1], place] = of_class[at.gather(1, by)]
+    length, by = length.sort(2)
+    index = index.gather(2, by).masked_fill(length.isinf(), -1)
+    return index.flatten(1), length.flatten(1)
 
 
 def _distances(clean: Tensor, points: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ more planes meet, and steps that know one plane at a time go to and fro between 
 very same plane; a walk that meets one twice is in such a place, and from then on steps to the nearest point to its
 image within all planes it has met, of which its nearest success is on the right side (Kelley, J. SIAM 8, 1960, cuts
 a convex set out like this; the condition leaves out the planes of other, non-convex, parts of the boundary). A step
-that fails adds the plane that was missing.
+that fails adds the plane that was missing. Before the first success all planes count: a step within them can fail
+only in a piece that no plane is known of.
 
 On larger nets no plane is met twice, and nothing here changes a walk.
 """
@@ -73,31 +74,42 @@ class Planes:
             beyond: (k,) how far inside of the planes to stay.
             box: the ends of every entry.
         """
-        size, b = torch.linalg.vector_norm(a, dim=1), (a * x).sum(1) - g
-        same = self._same(rows, size, b, torch.linalg.vector_norm(x, dim=1))
-        planes, offsets = self._a[rows], self._b[rows]
-        sizes = self._size[rows]
-        slack = _SIDE * sizes * torch.linalg.vector_norm(x - x0, dim=1, keepdim=True)
-        counts = ~same & (torch.bmm(planes, x[:, :, None])[:, :, 0] >= offsets - slack)
-        A = torch.cat([(a / size[:, None])[:, None], planes * torch.where(counts, 1 / sizes, 0.0)[:, :, None]], dim=1)
-        offsets = torch.where(counts, offsets / sizes + beyond[:, None], 0.0)
-        return _project(x0, A, torch.cat([(b / size + beyond)[:, None], offsets], dim=1), box)
+        at = torch.linalg.vector_norm(x - x0, dim=1)[:, None]
+        slack = _SIDE * self._size[rows] * at
+        counts = torch.bmm(self._a[rows], x[:, :, None])[:, :, 0] >= self._b[rows] - slack
+        return _project(x0, *self._normal(rows, x, a, g, counts, beyond), box)
 
     def within(
         self, rows: Tensor, x: Tensor, a: Tensor, g: Tensor, p: Tensor, beyond: Tensor, box: Box
     ) -> tuple[Tensor, Tensor]:
-        """Return the nearest points (k, n) to p within all planes of `rows` and the box, and whether there are any."""
+        """Return the nearest points (k, n) to p within all planes of `rows` and the box, and which are (k,).
+
+        Args:
+            rows: (k,).
+            x: (k, n) points whose planes count too.
+            a: (k, n) gradients there.
+            g: (k,) values there.
+            p: (k, n).
+            beyond: (k,) how far inside of the planes to stay.
+            box: the ends of every entry.
+        """
+        A, b = self._normal(rows, x, a, g, self._b[rows].isfinite(), beyond)
+        y = _project(p, A, b, box)
+        missing = b - torch.bmm(A, y[:, :, None])[:, :, 0]
+        return y, missing.amax(1) <= 0.5 * beyond
+
+    def _normal(
+        self, rows: Tensor, x: Tensor, a: Tensor, g: Tensor, counts: Tensor, beyond: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the planes at x and those kept that count, (k, kept): normals (k, 1 + kept, n), offsets (k, 1 + kept).
+
+        Normals have length 1, or 0 for planes that do not count; offsets are `beyond` (k,) farther inside.
+        """
         size, b = torch.linalg.vector_norm(a, dim=1), (a * x).sum(1) - g
-        counts = self._b[rows].isfinite()
-        sizes = self._size[rows]
-        A = torch.cat(
-            [(a / size[:, None])[:, None], self._a[rows] * torch.where(counts, 1 / sizes, 0.0)[:, :, None]], dim=1
-        )
-        offsets = torch.where(counts, self._b[rows] / sizes + beyond[:, None], 0.0)
-        offsets = torch.cat([(b / size + beyond)[:, None], offsets], dim=1)
-        y = _project(p, A, offsets, box)
-        missing = (offsets - torch.bmm(A, y[:, :, None])[:, :, 0]).amax(1)
-        return y, missing <= 0.5 * beyond
+        scale = torch.where(counts, 1 / self._size[rows], 0.0)
+        normals = torch.cat([(a / size[:, None])[:, None], self._a[rows] * scale[:, :, None]], dim=1)
+        offsets = torch.where(counts, self._b[rows] * scale + beyond[:, None], 0.0)
+        return normals, torch.cat([(b / size + beyond)[:, None], offsets], dim=1)
 
     def _same(self, rows: Tensor, size: Tensor, b: Tensor, length: Tensor) -> Tensor:
         """Tell which of the planes kept, (k, kept), are those with gradients of this size and these offsets, (k,)."""

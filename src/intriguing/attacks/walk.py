@@ -25,7 +25,8 @@ d is the walk's distance from x0, so that omega is a share of it.
   nothing: where it bends much, (2) circles around the solution unless alpha is small, and then it creeps. A walk that
   had to return goes on by (2), until it comes nearer: at a kink no pair of gradients tells what bends.
 - Where the boundary is of so few planes that a walk meets one twice, it steps to their corner (`planes.Planes`), goes
-  back to its nearest success at once where that fails, and ends where the corner is no nearer.
+  back to its nearest success at once where that fails, and ends where the corner is no nearer. Before the first
+  success it steps to the nearest point within all of them, so that a step fails only where it meets a new one.
 - Any class but the label is a success, so a walk that enters another class than its own takes that for its target.
 
 Projections of x0 onto linearised boundaries are also the steps of FAB (Croce and Hein 2020), which mixes them at a
@@ -57,7 +58,7 @@ _SETTLED = 0.05  # omega from which down the curvature is used
 _PLANES, _PLANES_ENTRIES = 5, 1024  # planes kept of each walk, and the most entries of images whose planes recur
 _CORNER_BEYOND = 1e-5  # how far inside of the planes, as a share of the distance
 _CORNER_NEARER = 2e-4  # share of the distance that a corner must promise
-_WITHIN = 1e-4
+_WITHIN = 1e-4  # the same before the first success
 _FAILURES = 30  # steps without any success that end it
 
 
@@ -176,9 +177,9 @@ class Walks:
 
     def _within(self, rows: Tensor, x: Tensor, p: Tensor, d: Tensor, y: Tensor) -> Tensor:
         """Return the points (k, n) nearest to p within all planes met, y (k, n) where there are none such."""
-        z, met = self._planes.within(rows, x, self.a[rows], self.g[rows], p, _WITHIN * d, self.trial.model.box)
+        within, met = self._planes.within(rows, x, self.a[rows], self.g[rows], p, _WITHIN * d, self.trial.model.box)
         self._planes.forget(rows[~met], again=True)
-        return torch.where(met[:, None], z, y)
+        return torch.where(met[:, None], within, y)
 
     def _evaluate(self, rows: Tensor, x: Tensor, before: tuple[Tensor, Tensor] | None = None) -> None:
         """Evaluate the constraint at x (k, n), keep what succeeds, and set up the next steps.
@@ -219,11 +220,12 @@ class Walks:
             self._planes.add(rows[plane], x[plane], a[plane], g[plane])
         if before is not None:
             self._remember(rows, x, a, before, same & useful)
-        flat = success & ~useful & (self.best[rows] == torch.inf) & (self._omega[rows] > _OVERSHOOT_LEAST)
-        if before is not None and bool(flat.any()):  # beyond a kink: less far next time
-            x, a, g = x.clone(), a.clone(), g.clone()
-            x[flat], a[flat], g[flat] = before[0][flat], before[1][flat], self.g[rows[flat]]
-            useful = useful | flat
+        if before is not None:
+            # A success without a slope lies beyond a kink: from where the step began, less far next time.
+            flat = success & ~useful & (self.best[rows] == torch.inf) & (self._omega[rows] > _OVERSHOOT_LEAST)
+            if bool(flat.any()):
+                x, a = (torch.where(flat[:, None], old, new) for old, new in zip(before, (x, a), strict=True))
+                g, useful = torch.where(flat, self.g[rows], g), useful | flat
         self.x[rows], self.g[rows], self.a[rows] = x, g, a
         self.expected[rows] = distance + (-g / torch.linalg.vector_norm(a, dim=1).clamp_min(1e-30)).clamp_min(0)
         self.steps[rows] += 1
