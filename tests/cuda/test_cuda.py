@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import intriguing as iq
 from intriguing import bounds, cli, optim
-from intriguing.attacks import ATTACKS
+from intriguing.attacks import ATTACKS, planes
 from intriguing.nets.load import Model
 
 pytestmark = [
@@ -111,6 +111,36 @@ def test_an_attack_stays_on_the_device_and_finds_what_it_finds_on_the_cpu(name: 
     ratio = there.distance.cpu()[both] / here.distance[both]
     # Paths part where a decision hangs on the last digit; where they end must not depend on it.
     assert ratio.median().item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_walks_to_corners_and_restarts_from_a_pool_end_where_they_do_on_the_cpu(
+    pool: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[str] = []
+    for name in ("corner", "within"):
+        whole = getattr(planes.Planes, name)
+
+        def counted(self: planes.Planes, rows: Tensor, *a: Any, name: str = name, whole: Any = whole) -> Any:
+            used.append(f"{name} {rows.device.type}")
+            return whole(self, rows, *a)
+
+        monkeypatch.setattr(planes.Planes, name, counted)
+    net = weighted(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)))
+    images, points = drawn(40, 6, seed=1), drawn(200, 6, seed=2)
+    results = {}
+    for device in ("cpu", CUDA):
+        model = Model(net.to(device))
+        x, more = images.to(device), points.to(device)
+        starts = (more, model.predict(more)) if pool else None
+        results[device] = iq.attacks.Nearest(budget=600, starts=starts)(model, x, model.predict(x))
+    there, here = results[CUDA], results["cpu"]
+    assert {f"{name} {device}" for name in ("corner", "within") for device in ("cpu", CUDA)} <= set(used)
+    assert there.adversarial.device.type == CUDA
+    found = there.found.cpu() & here.found
+    assert found.sum() >= here.found.sum() - 1
+    close = (there.distance.cpu() / here.distance)[found].sub(1).abs() < 1e-3
+    assert close.double().mean() >= 0.9  # restarts may part where a decision hangs on the last digit
 
 
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
