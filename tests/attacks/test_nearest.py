@@ -14,6 +14,7 @@ import truth
 from intriguing import Model
 from intriguing.attacks import LBFGS, AttackResult, AttackStatus, Nearest, Phase, nearest, walk
 from intriguing.attacks.base import Trial
+from intriguing.attacks.planes import Planes
 from intriguing.errors import InputError
 
 Layer = tuple[np.ndarray, np.ndarray]
@@ -103,6 +104,57 @@ def test_in_a_corner_the_planes_that_meet_are_followed_together(monkeypatch: pyt
     assert together.min() >= 1 - 1e-9
     assert (together <= CLOSE).sum() >= 6
     assert (alone <= CLOSE).sum() <= 3
+
+
+def test_before_a_success_the_planes_that_failed_are_kept_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A net wrong on less than a ten-millionth of its box: one plane at a time, walks circle between three corners."""
+    together = np.array(over_optimal(91, 5, 1000))
+    assert together.min() >= 1 - 1e-9
+    assert (together <= CLOSE).all()
+
+    def never(self: Planes, rows: Tensor, x: Tensor, *others: object) -> tuple[Tensor, Tensor]:
+        return x, torch.zeros_like(rows, dtype=torch.bool)
+
+    monkeypatch.setattr(Planes, "within", never)
+    assert np.isinf(over_optimal(91, 5, 1000)).all()
+
+
+def test_a_restart_aims_at_a_class_that_every_walk_has_left() -> None:
+    """Both clean walks enter class 2, while the nearest point is of class 1."""
+    assert max(over_optimal(43, 8, 600)[7:]) <= CLOSE
+
+
+def test_a_success_without_slope_is_approached_from_where_it_was_seen() -> None:
+    """Beyond a kink the net is constant, and wrong by a thousandth: the first step lands there."""
+    ratios = over_optimal(5, 8, 1000)[6:]
+    assert max(ratios) <= CLOSE
+
+
+class Balls(nn.Module):
+    """Class k in a ball about the k-th centre, and flat everywhere else: nothing leads there from outside."""
+
+    def __init__(self, centres: Tensor, radii: Tensor) -> None:
+        super().__init__()
+        self.centres, self.radii = (nn.Parameter(t, requires_grad=False) for t in (centres, radii))
+
+    def forward(self, images: Tensor) -> Tensor:
+        inside = (self.radii - torch.cdist(images, self.centres)).clamp(min=0)
+        return torch.cat([torch.full_like(inside[:, :1], 1e-6), inside], dim=1)
+
+
+def test_where_far_starts_lead_restarts_begin_at_images_of_the_other_classes() -> None:
+    """The nearest region is that of the farthest class of the pool: the fifth, of which three are tried at first."""
+    n = 20
+    away = torch.tensor([0.60, 0.65, 0.70, 0.75, 0.80], dtype=torch.float64)
+    centres = torch.full((5, n), 0.1, dtype=torch.float64)
+    centres[torch.arange(5), torch.arange(5)] += away
+    net = Balls(centres, torch.tensor([0.05, 0.05, 0.05, 0.05, 0.55], dtype=torch.float64))
+    image, label = torch.full((1, n), 0.1, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+    result = Nearest(budget=250, starts=(centres, torch.arange(1, 6)))(net, image, label)
+    assert result.target.tolist() == [5]
+    assert float(result.distance) <= 1.001 * (0.80 - 0.55)
+    without = Nearest(budget=250, starts=(centres[:4], torch.arange(1, 5)))(net, image, label)
+    assert float(without.distance) >= 0.5
 
 
 class Ellipsoids(nn.Module):

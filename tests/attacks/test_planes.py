@@ -47,6 +47,30 @@ def test_the_corner_is_the_nearest_point_of_the_box_within_all_planes(count: int
     assert exact == P
 
 
+@pytest.mark.parametrize("count", [2, 4, 6])
+def test_within_all_planes_is_the_nearest_point_or_there_is_none(count: int) -> None:
+    """Planes through random points of the box, which may leave nothing between them."""
+    _, x, x0, normals, _, b = corners(20 + count, count)
+    b = b - 0.1
+    far = Planes(P, N, count - 1, x)
+    gaps = torch.einsum("pin,pn->pi", normals, x0) - b
+    for i in range(1, count):
+        far.add(ROWS, x0, normals[:, i], gaps[:, i])
+    y, met = far.within(ROWS, x0, normals[:, 0], gaps[:, 0], x0, torch.full((P,), 1e-6, dtype=torch.float64), BOX)
+    missing = (b - torch.einsum("pin,pn->pi", normals, y)).amax(1)
+    assert ((y >= 0) & (y <= 1)).all()
+    assert (missing[met] <= 0).all()
+    for i in range(P):
+        A, start = normals[i].numpy(), x0[i].numpy()
+        least = truth.least_distance(A, b[i].numpy() - A @ start, -start, 1 - start)
+        if met[i]:
+            assert float(torch.linalg.vector_norm(y[i] - x0[i])) == pytest.approx(least, abs=1e-4)
+    assert met.sum() >= 0.9 * P  # x lies within all planes
+    opposite = Planes(P, N, 2, x)
+    opposite.add(ROWS, x0, -normals[:, 0], -gaps[:, 0] - 0.1)
+    assert not opposite.within(ROWS, x0, normals[:, 0], gaps[:, 0], x0, torch.full((P,), 1e-6).double(), BOX)[1].any()
+
+
 def test_it_stays_beyond_the_planes_by_what_is_asked() -> None:
     planes, x, x0, normals, gaps, b = corners(9, 3)
     y = planes.corner(ROWS, x, normals[:, 0], gaps[:, 0], x0, torch.full((P,), 1e-3, dtype=torch.float64), BOX)
