@@ -49,7 +49,7 @@ def test_the_corner_is_the_nearest_point_of_the_box_within_all_planes(count: int
 
 @pytest.mark.parametrize("count", [2, 4, 6])
 def test_within_all_planes_is_the_nearest_point_or_there_is_none(count: int) -> None:
-    """Planes through random points of the box, which may leave nothing between them."""
+    """Planes about a point of the box, and two that leave nothing between them."""
     _, x, x0, normals, _, b = corners(20 + count, count)
     b = b - 0.1
     far = Planes(P, N, count - 1, x)
