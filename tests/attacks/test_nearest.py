@@ -119,9 +119,23 @@ def test_before_a_success_the_planes_that_failed_are_kept_together(monkeypatch: 
     assert np.isinf(over_optimal(91, 5, 1000)).all()
 
 
-def test_a_restart_aims_at_a_class_that_every_walk_has_left() -> None:
-    """Both clean walks enter class 2, while the nearest point is of class 1."""
-    assert max(over_optimal(43, 8, 600)[7:]) <= CLOSE
+def test_restarts_aim_at_every_class_though_all_walks_have_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Walks that enter another class take it for their own; restarts keep to the classes that were asked for."""
+    aims: list[int] = []
+    start = walk.Walks.start
+
+    def recorded(self: walk.Walks, rows: Tensor, x: Tensor) -> None:
+        aims.extend(self.target[rows].tolist())
+        start(self, rows, x)
+
+    monkeypatch.setattr(walk.Walks, "start", recorded)
+    centres = torch.full((2, 6), 0.1, dtype=torch.float64)
+    centres[0, 0], centres[1, 0] = 0.5, 0.9
+    net = Balls(centres, torch.tensor([0.6, 0.1], dtype=torch.float64))  # where it is of class 2, nothing leads there
+    image, label = torch.full((1, 6), 0.1, dtype=torch.float64), torch.ones(1, dtype=torch.int64)
+    result = Nearest(budget=300)(net, image, label)
+    assert result.found.all()
+    assert set(aims) == {0, 2}
 
 
 def test_a_success_without_slope_is_approached_from_where_it_was_seen() -> None:
