@@ -74,8 +74,7 @@ class Planes:
             beyond: (k,) how far inside of the planes to stay.
             box: the ends of every entry.
         """
-        at = torch.linalg.vector_norm(x - x0, dim=1)[:, None]
-        slack = _SIDE * self._size[rows] * at
+        slack = _SIDE * self._size[rows] * torch.linalg.vector_norm(x - x0, dim=1, keepdim=True)
         counts = torch.bmm(self._a[rows], x[:, :, None])[:, :, 0] >= self._b[rows] - slack
         return _project(x0, *self._normal(rows, x, a, g, counts, beyond), box)
 

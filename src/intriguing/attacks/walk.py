@@ -220,11 +220,10 @@ class Walks:
             self._planes.add(rows[plane], x[plane], a[plane], g[plane])
         if before is not None:
             self._remember(rows, x, a, before, same & useful)
-        if before is not None:
             # A success without a slope lies beyond a kink: from where the step began, less far next time.
             flat = success & ~useful & (self.best[rows] == torch.inf) & (self._omega[rows] > _OVERSHOOT_LEAST)
             if bool(flat.any()):
-                x, a = (torch.where(flat[:, None], old, new) for old, new in zip(before, (x, a), strict=True))
+                x, a = torch.where(flat[:, None], before[0], x), torch.where(flat[:, None], before[1], a)
                 g, useful = torch.where(flat, self.g[rows], g), useful | flat
         self.x[rows], self.g[rows], self.a[rows] = x, g, a
         self.expected[rows] = distance + (-g / torch.linalg.vector_norm(a, dim=1).clamp_min(1e-30)).clamp_min(0)
