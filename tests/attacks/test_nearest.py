@@ -48,14 +48,15 @@ class DeadZone(nn.Module):
         return torch.stack([torch.full_like(score, 0.5), score], dim=1)
 
 
-def test_found_over_optimal_on_a_linear_net_of_digits() -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_found_over_optimal_on_a_linear_net_of_digits(dtype: torch.dtype) -> None:
     data = load_digits()
     fit = LogisticRegression(C=0.1, max_iter=2000).fit(data.data / 16, data.target)
-    net = nn.Linear(64, 10).double()
+    net = nn.Linear(64, 10).to(dtype)
     with torch.no_grad():
         net.weight.copy_(torch.from_numpy(fit.coef_))
         net.bias.copy_(torch.from_numpy(fit.intercept_))
-    images = torch.from_numpy(data.data[:25] / 16)
+    images = torch.from_numpy(data.data[:25] / 16).to(dtype)
     labels = net(images).argmax(1)
     result = Nearest(budget=400)(net, images, labels)
     ratios = []
@@ -65,7 +66,7 @@ def test_found_over_optimal_on_a_linear_net_of_digits() -> None:
             truth.nearest_linear(x, fit.coef_[[t, y]], fit.intercept_[[t, y]], 0).distance for t in range(10) if t != y
         ]
         ratios.append(distance / min(optima))
-    assert min(ratios) >= 1 - 1e-9
+    assert min(ratios) >= 1 - (1e-9 if dtype == torch.float64 else 1e-5)
     assert np.mean(np.array(ratios) <= CLOSE) >= 0.99
 
 

@@ -105,6 +105,7 @@ class Planes:
         Normals have length 1, or 0 for planes that do not count; offsets are `beyond` (k,) farther inside.
         """
         size, b = torch.linalg.vector_norm(a, dim=1), (a * x).sum(1) - g
+        counts = counts & ~self._same(rows, size, b, torch.linalg.vector_norm(x, dim=1))
         scale = torch.where(counts, 1 / self._size[rows], 0.0)
         normals = torch.cat([(a / size[:, None])[:, None], self._a[rows] * scale[:, :, None]], dim=1)
         offsets = torch.where(counts, self._b[rows] * scale + beyond[:, None], 0.0)

@@ -56,9 +56,9 @@ _LEADER = 1.001  # a walk is that up to this factor
 PAIRS = 5  # of the boundary's curvature, kept of each walk
 _SETTLED = 0.05  # omega from which down the curvature is used
 _PLANES, _PLANES_ENTRIES = 5, 1024  # planes kept of each walk, and the most entries of images whose planes recur
-_CORNER_BEYOND = 1e-5  # how far inside of the planes, as a share of the distance
+_CORNER_BEYOND, _CORNER_ROUNDING = 1e-5, 1000  # inside of the planes: a share of the distance, and of what rounds off
 _CORNER_NEARER = 2e-4  # share of the distance that a corner must promise
-_WITHIN = 1e-4  # the same before the first success
+_WITHIN = 1e-4  # the share before the first success
 _FAILURES = 30  # steps without any success that end it
 
 
@@ -165,7 +165,7 @@ class Walks:
         What bars the way may be planes of other parts of the boundary: a walk that would end goes on without them.
         """
         g, known, box = self.g[rows], self.best[rows], self.trial.model.box
-        beyond = _CORNER_BEYOND * known
+        beyond = max(_CORNER_BEYOND, _CORNER_ROUNDING * torch.finfo(x.dtype).eps) * known
         y = self._planes.corner(rows, x, a, g, x0, beyond, box)
         barred = torch.linalg.vector_norm(y - x0, dim=1) >= known * (1 - _CORNER_NEARER)
         self.done[rows] |= barred & self._unbarred[rows]
