@@ -84,17 +84,17 @@ def softmax_regression(
     scale = _curvature_scale(x, classes, rates)
     # The best point so far by gradient; its gradient was measured at exactly the weights returned.
     best = SoftmaxFit(features.new_zeros(classes, width, dtype=torch.float32), None, math.inf, math.inf, 0)
-    first, evaluations = 0.0, 0
+    first, evaluations, best_u = 0.0, 0, np.zeros(classes * width)
 
     def objective(u: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal best, first, evaluations
+        nonlocal best, best_u, first, evaluations
         w = scale.weights(torch.from_numpy(u.reshape(classes, width)).to(x.device))
-        loss, gradient = _softmax_objective(x, labels, w, rates)
+        loss, gradient = _softmax_objective(x, labels, w, rates, work)
         evaluations += 1
         size = gradient.abs().max().item()
         first = first or size
         if size < best.gradient_norm:
-            best = SoftmaxFit(w.to(torch.float32), None, loss, size, evaluations)
+            best, best_u = SoftmaxFit(w.to(torch.float32), None, loss, size, evaluations), u.copy()
         return loss, scale.gradient(gradient).flatten().cpu().numpy()
 
     def after_iteration(_: np.ndarray) -> None:
@@ -103,15 +103,15 @@ def softmax_regression(
         if best.gradient_norm <= tolerance:
             raise StopIteration
 
-    options = {"maxcor": 20, "ftol": 0.0, "gtol": 0.0, "maxfun": max_evaluations, "maxiter": max_evaluations}
-    scipy.optimize.minimize(
-        objective,
-        np.zeros(classes * width),
-        jac=True,
-        method="L-BFGS-B",
-        callback=after_iteration,
-        options=options,
-    )
+    def descend_from(u: np.ndarray) -> None:
+        limit = max_evaluations - evaluations
+        options = {"maxcor": 20, "ftol": 0.0, "gtol": 0.0, "maxfun": limit, "maxiter": limit}
+        scipy.optimize.minimize(objective, u, jac=True, method="L-BFGS-B", callback=after_iteration, options=options)
+
+    descend_from(best_u)
+    if work != torch.float64 and tolerance < best.gradient_norm and evaluations < max_evaluations:
+        work = torch.float64  # on some processors the rounding of float32 sums is above the tolerance
+        descend_from(best_u)
     if progress:
         progress(1.0)
     return SoftmaxFit(
@@ -185,16 +185,17 @@ def _log_share(first: float, now: float, goal: float) -> float:
     return min(1.0, max(0.0, math.log(first / now) / math.log(first / goal)))
 
 
-def _softmax_objective(x: Tensor, labels: Tensor, w: Tensor, rates: Tensor) -> tuple[float, Tensor]:
-    """Return mean cross-entropy + sum (rate / 2) w^2 and its gradient (K, n), float64 where that is cheap."""
-    log_p = (x @ w.to(x.dtype).T).double().log_softmax(dim=1)
+def _softmax_objective(x: Tensor, labels: Tensor, w: Tensor, rates: Tensor, work: torch.dtype) -> tuple[float, Tensor]:
+    """Return mean cross-entropy + sum (rate / 2) w^2 and its gradient (K, n), with products in dtype `work`."""
+    parts = torch.split(x, _SUM_ROWS)
+    log_p = torch.cat([(part.to(work) @ w.to(work).T).double() for part in parts]).log_softmax(dim=1)
     chosen = labels.unsqueeze(1)
     loss = F.nll_loss(log_p, labels) + 0.5 * (rates * w * w).sum()
     residual = log_p.exp_()
     residual.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=torch.float64))
     # Parts are summed in float64: one float32 sum over all rows may end above the tolerance on some processors.
-    rows = zip(torch.split(residual.to(x.dtype), _SUM_ROWS), torch.split(x, _SUM_ROWS), strict=True)
-    total = torch.stack([(part.T @ features).double() for part, features in rows]).sum(0)
+    rows = zip(torch.split(residual.to(work), _SUM_ROWS), parts, strict=True)
+    total = torch.stack([(part.T @ features.to(work)).double() for part, features in rows]).sum(0)
     return loss.item(), total / len(x) + rates * w
 
 
