@@ -131,3 +131,11 @@ def test_descend_learns_visits_everything_and_stops_when_told() -> None:
     assert done == 30
     assert visits.tolist() == [30] * 50
     assert (layer(x).argmax(1) == y).float().mean() > 0.95
+
+
+def test_past_the_rounding_of_single_precision_the_last_passes_are_in_double(
+    digits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = digits
+    monkeypatch.setattr(loops, "_DOUBLE_ENTRIES", 0)  # as if the images were too many for double precision
+    assert loops.softmax_regression(x, y, 10, decay=1e-2, tolerance=1e-10).gradient_norm <= 1e-10
