@@ -121,8 +121,8 @@ class Chromium:
             self.events.append(self._read())
 
     def evaluate(self, script: str) -> Any:
-        """Return what an expression of the page's own language yields."""
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        """Return what an expression of the page's own language yields; a promise is waited for."""
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 

@@ -36,11 +36,15 @@ for (const table of document.querySelectorAll("table.compare")) {
   table.addEventListener("pointerleave", () => mark(null));
 }
 
-// A link opens what it leads to: a fold, or the source of a function.
+// A link opens what it leads to: a fold, or the source of a function. Opening moves what the browser has scrolled to.
 const open = () => {
   const entry = location.hash.length > 1 ? document.getElementById(decodeURIComponent(location.hash.slice(1))) : null;
-  for (let fold = entry?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
-  if (entry !== null && entry.matches(".function")) for (const d of entry.querySelectorAll("details")) d.open = true;
+  if (entry === null) return;
+  const folds = entry.matches(".function") ? [...entry.querySelectorAll("details")] : [];
+  for (let fold = entry.closest("details"); fold; fold = fold.parentElement.closest("details")) folds.push(fold);
+  if (folds.every((fold) => fold.open)) return;
+  for (const fold of folds) fold.open = true;
+  entry.scrollIntoView();
 };
 window.addEventListener("hashchange", open);
 open();
