@@ -14,6 +14,8 @@ from torch import Tensor
 
 from intriguing.errors import InputError
 
+_HUGE = 1e30  # makes any number that is more than rounding larger than 1
+
 
 def l1(x: Tensor) -> Tensor:
     """Return the sum of absolute entries of each example.
@@ -372,20 +374,58 @@ def project_half_space_in_box(
         >>> project_half_space_in_box(x, a, b, 0.0, 1.0).tolist()
         [[1.0, 0.5]]
     """
-    y, t = x, torch.zeros_like(b)
+    # On a CPU, comparisons and choices of entries cost several times what arithmetic on them does.
     squares = a * a
+    inverse = a / squares.clamp_min(torch.finfo(a.dtype).tiny)
+    room = torch.maximum((upper - x) * inverse, (lower - x) * inverse)  # the t at which an entry meets its side
+    along = a * x
+    missing = at_first = b - along.sum(1)
     # Beyond what a sum of this size is off by, another step would only follow the rounding.
-    small = torch.finfo(x.dtype).eps * (b.abs() + (a * x).abs().sum(1))
+    small = torch.finfo(x.dtype).eps * (b.abs() + along.abs().sum(1))
+    t = torch.zeros_like(b)
     for _ in range(sweeps):
-        missing = b - (a * y).sum(1)
-        free = torch.where(a > 0, y < upper, y > lower)
-        slope = (squares * free).sum(1)
+        slope = torch.linalg.vecdot(squares, positive(room - t[:, None]))
         step = torch.where((missing > small) & (slope > 0), missing / slope, 0.0)
         if not bool((step > 0).any()):
             break
         t = t + step
-        y = torch.addcmul(x, t[:, None], a).clamp(lower, upper)
-    return y
+        missing = at_first - torch.linalg.vecdot(squares, torch.minimum(room, t[:, None]))
+    return torch.addcmul(x, t[:, None], a).clamp(lower, upper)
+
+
+def positive(x: Tensor) -> Tensor:
+    """Return 1 where x > 0 and 0 elsewhere, as floats: on a CPU several times as fast as a comparison and its use.
+
+    Args:
+        x: any shape, floats.
+
+    Returns:
+        Of the shape and dtype of x; something between for numbers below 1e-30, which are taken for rounding.
+
+    Example:
+        >>> positive(torch.tensor([-1.0, 0.0, 0.5])).tolist()
+        [0.0, 0.0, 1.0]
+    """
+    return (x * _HUGE).clamp(0, 1)
+
+
+def may_move(x: Tensor, direction: Tensor, lower: float, upper: float) -> Tensor:
+    """Return 1 for the entries of x that a move along `direction` leaves in the box [lower, upper], 0 for the others.
+
+    Args:
+        x: (...,) points of the box.
+        direction: (...,); entries that are 0 do not move.
+        lower: of every entry.
+        upper: likewise.
+
+    Returns:
+        Of the shape and dtype of x.
+
+    Example:
+        >>> may_move(torch.tensor([0.0, 0.0, 0.5]), torch.tensor([-1.0, 1.0, -1.0]), 0.0, 1.0).tolist()
+        [0.0, 1.0, 1.0]
+    """
+    return positive((torch.add(x, direction, alpha=_HUGE).clamp(lower, upper) - x).abs())
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -47,12 +47,13 @@ from intriguing.errors import InputError
 
 _GAIN, _GAIN_STEPS = 0.3, 3.0  # h and s of (1) for walks from the clean image: most of their way is one step
 _FAR_GAIN, _FAR_GAIN_STEPS = 0.45, 6.0  # and for those from afar, which come nearer by a half and more
-_SLACK, _SLACK_FALL = 0.6, 3.0  # the share that a walk in vain may still gain after one return, and how it falls
+_SLACK, _SLACK_FALL = 0.45, 3.0  # the share that a walk in vain may still gain after one return, and how it falls
 _HALFWAY = 0.5  # where the boundary is expected on a segment to a far start before anything is known
 _FAR_STARTS = 3
 # A restart's random step as a share of the distance so far, and where it is taken from: 0 the clean image, 1 the
-# nearest example. The former find other pieces of the boundary, the latter the corners of this one.
-_RESTARTS = ((0.5, 1.0), (1.0, 0.0), (0.25, 1.0), (0.5, 0.0), (1.0, 1.0), (1.5, 0.0), (0.1, 1.0), (0.8, 0.0))
+# nearest example, 1.2 beyond it. The first find other pieces of the boundary, the second the corners of this one; from
+# beyond, where the gradient is of more than one piece, walks come back along the valleys beside the first.
+_RESTARTS = ((0.5, 1.0), (1.0, 0.0), (0.5, 1.2), (0.5, 0.0), (0.25, 1.2), (1.5, 0.0), (1.0, 1.2), (0.8, 0.0))
 _RESTART_GAIN = 0.4
 _RESTART_PASSES = 30  # a restart that cannot have so many is not worth its first ones
 _HALVINGS = 5  # of the segment to a far start

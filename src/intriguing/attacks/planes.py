@@ -18,6 +18,8 @@ import itertools
 import torch
 from torch import Tensor
 
+from intriguing.norms import may_move
+
 _SAME = 1e-5  # planes are the same up to this share
 _SIDE = 1e-5  # how far beyond a plane, as a share of the distance, the nearest success may seem to be by rounding
 _SWEEPS = 30  # of Newton's method, each exact while the box holds the same entries
@@ -55,11 +57,13 @@ class Planes:
         """Keep the planes of `rows` (k,) at points x (k, n), with values g (k,) and gradients a (k, n) there."""
         if not self.kept or not len(rows):
             return
-        size, b = torch.linalg.vector_norm(a, dim=1), (a * x).sum(1) - g
+        size, b = torch.linalg.vector_norm(a, dim=1), torch.linalg.vecdot(a, x) - g
         seen = self._same(rows, size, b, torch.linalg.vector_norm(x, dim=1)).any(1)
         self.again[rows] |= seen
-        at, place = rows[~seen], self._next[rows[~seen]]
-        self._a[at, place], self._size[at, place], self._b[at, place] = a[~seen], size[~seen], b[~seen]
+        new = (~seen).nonzero().squeeze(1)
+        at, place = rows[new], self._next[rows[new]]
+        self._a[at, place] = a.index_select(0, new)
+        self._size[at, place], self._b[at, place] = size[new], b[new]
         self._next[at] = (place + 1) % self.kept
 
     def corner(self, rows: Tensor, x: Tensor, a: Tensor, g: Tensor, x0: Tensor, beyond: Tensor, box: Box) -> Tensor:
@@ -75,7 +79,7 @@ class Planes:
             box: the ends of every entry.
         """
         slack = _SIDE * self._size[rows] * torch.linalg.vector_norm(x - x0, dim=1, keepdim=True)
-        counts = torch.bmm(self._a[rows], x[:, :, None])[:, :, 0] >= self._b[rows] - slack
+        counts = torch.linalg.vecdot(self._a.index_select(0, rows), x[:, None]) >= self._b[rows] - slack
         return _project(x0, *self._normal(rows, x, a, g, counts, beyond), box)
 
     def within(
@@ -94,7 +98,7 @@ class Planes:
         """
         A, b = self._normal(rows, x, a, g, self._b[rows].isfinite(), beyond)
         y = _project(p, A, b, box)
-        missing = b - torch.bmm(A, y[:, :, None])[:, :, 0]
+        missing = b - torch.linalg.vecdot(A, y[:, None])
         return y, missing.amax(1) <= 0.5 * beyond
 
     def _normal(
@@ -104,10 +108,10 @@ class Planes:
 
         Normals have length 1, or 0 for planes that do not count; offsets are `beyond` (k,) farther inside.
         """
-        size, b = torch.linalg.vector_norm(a, dim=1), (a * x).sum(1) - g
+        size, b = torch.linalg.vector_norm(a, dim=1), torch.linalg.vecdot(a, x) - g
         counts = counts & ~self._same(rows, size, b, torch.linalg.vector_norm(x, dim=1))
         scale = torch.where(counts, 1 / self._size[rows], 0.0)
-        normals = torch.cat([(a / size[:, None])[:, None], self._a[rows] * scale[:, :, None]], dim=1)
+        normals = torch.cat([(a / size[:, None])[:, None], self._a.index_select(0, rows) * scale[:, :, None]], dim=1)
         offsets = torch.where(counts, self._b[rows] * scale + beyond[:, None], 0.0)
         return normals, torch.cat([(b / size + beyond)[:, None], offsets], dim=1)
 
@@ -135,21 +139,20 @@ def _project(x: Tensor, A: Tensor, b: Tensor, box: Box) -> Tensor:
     y, t = x.clone(), torch.zeros_like(b)
     at = torch.arange(len(x), device=x.device)
     for _ in range(_SWEEPS):
-        missing = b[at] - torch.bmm(A[at], y[at, :, None])[:, :, 0]
+        missing = b[at] - torch.linalg.vecdot(A.index_select(0, at), y.index_select(0, at)[:, None])
         wrong = ((missing > small[at]) | ((t[at] > 0) & (missing < -small[at]))).any(1)
         at, missing = at[wrong], missing[wrong]
         if not len(at):
             break
-        normals = A[at]
+        normals, point = A.index_select(0, at), y.index_select(0, at)
         # Entries at an end of the box are free where what is missing pulls them inside, as almost all are at first.
         pull = torch.bmm(missing.clamp_min(0)[:, None], normals)[:, 0]
-        free = torch.where(pull > 0, y[at] < box[1], y[at] > box[0])
-        G = torch.bmm(normals * free[:, None], normals.mT)
-        q = missing + torch.bmm(G, t[at, :, None])[:, :, 0]
+        G = torch.bmm(normals * may_move(point, pull, *box)[:, None], normals.mT)
+        q = missing + torch.linalg.vecdot(G, t[at, None])
         M = torch.where(both, G[:, None], 0.0) + ridge
         T = torch.linalg.solve_ex(M, torch.where(active, q[:, None], 0.0)[..., None])[0].nan_to_num(0.0, 0.0, 0.0)
         short = (q[:, None] - torch.matmul(G[:, None], T)[..., 0]).clamp_min(0)
         best = torch.where(active, (-T[..., 0]).clamp_min(0), short).amax(2).argmin(1)
         t[at] = T[torch.arange(len(at), device=x.device), best, :, 0].clamp_min(0)
-        y[at] = (x[at] + torch.bmm(t[at, None], normals)[:, 0]).clamp(*box)
+        y[at] = (x.index_select(0, at) + torch.bmm(t[at, None], normals)[:, 0]).clamp(*box)
     return y

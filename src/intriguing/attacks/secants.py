@@ -45,8 +45,8 @@ class Secants:
 
     def add(self, rows: Tensor, s: Tensor, y: Tensor) -> None:
         """Keep steps s (k, n) and their changes of gradient y (k, n) of `rows`; those that are not finite are not."""
-        ss, sy = (s * s).sum(1), (s * y).sum(1)
-        good = y.isfinite().all(1) & (ss > 0)
+        ss, sy = torch.linalg.vecdot(s, s), torch.linalg.vecdot(s, y)
+        good = sy.isfinite() & (ss > 0)
         if not bool(good.all()):
             rows, s, y, ss, sy = rows[good], s[good], y[good], ss[good], sy[good]
         theta = torch.where(sy < _DAMPING * ss, (1 - _DAMPING) * ss / (ss - sy), 1.0)
@@ -63,12 +63,12 @@ class Secants:
             rows: (k,).
             d: (k, n) the gradient of the objective, x - x0.
             a: (k, n) the gradient of the constraint.
-            free: (k, n) bool, the entries that may move.
+            free: (k, n) 1 for the entries that may move, 0 for the others.
             alpha: (k,) the inverse of B starts from alpha I.
             missing: (k,) what the constraint must gain.
         """
         m = self.pairs
-        z = torch.cat([self._z[rows], d[:, None], a[:, None]], dim=1).mul_(free[:, None])
+        z = torch.cat([self._z.index_select(0, rows), d[:, None], a[:, None]], dim=1).mul_(free[:, None])
         # The places in z of s, the last first, of y likewise, of d and of a; everything small is in this order.
         last = (self._next[rows, None] - 1 - torch.arange(m, device=z.device)) % m
         order = torch.cat([last, m + last, last.new_tensor([2 * m, 2 * m + 1]).expand(len(rows), 2)], dim=1)

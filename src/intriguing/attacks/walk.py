@@ -44,17 +44,17 @@ from intriguing.attacks.planes import Planes
 from intriguing.attacks.result import Phase
 from intriguing.attacks.secants import Secants
 
-_OVERSHOOT, _OVERSHOOT_LEAST, _OVERSHOOT_MOST = 0.1, 3e-4, 0.3  # omega: at first, and its ends
+_OVERSHOOT, _OVERSHOOT_LEAST, _OVERSHOOT_MOST = 0.2, 3e-4, 0.3  # omega: at first, and its ends
 _BEFORE_SUCCESS = 1.2  # growth of omega with each step that fails before the first success
-_FULL_STEPS = 4  # steps with alpha = 1 before it falls, as long as there is no success
+_FULL_STEPS = 8  # steps with alpha = 1 before it falls, as long as there is no success
 _FAR_ALPHA = 0.5  # of a walk that starts on the boundary, far from the image
 _SHORTEN, _LENGTHEN = 0.5, 1.5  # alpha after a return, and after a step that came nearer
-_PATIENCE = 2  # steps in vain before a return
-_NEARER = 5e-4  # share of the distance that counts as nearer
+_PATIENCE = 1  # steps in vain before a return
+_NEARER = 5e-3  # share of the distance that counts as nearer
 _RETURNS, _RETURNS_OF_LEADER = 4, 6  # returns in a row that end a walk, and one that is nearest to its image
 _LEADER = 1.001  # a walk is that up to this factor
 PAIRS = 5  # of the boundary's curvature, kept of each walk
-_SETTLED = 0.05  # omega from which down the curvature is used
+_SETTLED = 0.2  # omega from which down the curvature is used
 _PLANES, _PLANES_ENTRIES = 5, 1024  # planes kept of each walk, and the most entries of images whose planes recur
 _CORNER_BEYOND, _CORNER_ROUNDING = 1e-5, 1000  # inside of the planes: a share of the distance, and of what rounds off
 _CORNER_NEARER = 2e-4  # share of the distance that a corner must promise
@@ -130,20 +130,21 @@ class Walks:
 
     def step(self, rows: Tensor) -> None:
         """Take one step of each of `rows` (k,), no two of one image's budget more than it affords."""
-        x, a, x0 = self.x[rows], self.a[rows], self.trial.clean[self.image[rows]]
+        # Rows are taken by `index_select`, which on a CPU is many times as fast as brackets.
+        x, a = self.x.index_select(0, rows), self.a.index_select(0, rows)
+        x0 = self.trial.clean.index_select(0, self.image[rows])
         d = torch.linalg.vector_norm(x - x0, dim=1)
         d = torch.minimum(torch.where(d > 0, d, self.expected[rows]), self.best[rows])
         beyond = self._omega[rows] * torch.linalg.vector_norm(a, dim=1) * d
-        b = (a * x).sum(1) - self.g[rows] + beyond
+        b = torch.linalg.vecdot(a, x) - self.g[rows] + beyond
         low, high = self.trial.model.box
         p = torch.lerp(x, x0, self._alpha[rows][:, None])
         smooth = (self._omega[rows] <= _SETTLED) & (self.returns[rows] == 0)
         curved = (smooth & (self._secants.count[rows] > 0)).nonzero().squeeze(1)
         if len(curved):
-            at, point, normal = rows[curved], x[curved], a[curved]
-            r = point - x0[curved]
-            downhill = _multiplier(r, normal)[:, None] * normal - r
-            free = torch.where(downhill < 0, point > low, point < high)
+            at, point, normal = rows[curved], x.index_select(0, curved), a.index_select(0, curved)
+            r = point - x0.index_select(0, curved)
+            free = norms.may_move(point, _multiplier(r, normal)[:, None] * normal - r, low, high)
             missing = beyond[curved] - self.g[at]
             p[curved] = (point + self._secants.step(at, r, normal, free, self._alpha[at], missing)).clamp(low, high)
         y = norms.project_half_space_in_box(p, a, b, low, high)
@@ -154,8 +155,9 @@ class Walks:
         corner = (again & have).nonzero().squeeze(1)
         if len(corner):
             y[corner] = self._to_corner(rows[corner], x[corner], a[corner], x0[corner])
-            going = ~self.done[rows]
-            rows, x, a, y = rows[going], x[going], a[going], y[going]
+            if bool(self.done[rows].any()):
+                going = ~self.done[rows]
+                rows, x, a, y = rows[going], x[going], a[going], y[going]
         if len(rows):
             self._evaluate(rows, y, (x, a))
 
@@ -209,15 +211,16 @@ class Walks:
         nearer = success & useful & (distance < self.best[rows])
         clearly = nearer & (distance < self.best[rows] * (1 - _NEARER))
         first = clearly & (self.best[rows] == torch.inf)
-        at = rows[nearer]
-        self.best[at], self._best_x[at] = distance[nearer], x[nearer]
-        self._best_g[at], self._best_a[at] = g[nearer], a[nearer]
-        self.target[at] = torch.where(named, target, answer)[nearer]
+        came = nearer.nonzero().squeeze(1)
+        at = rows[came]
+        self.best[at], self._best_g[at] = distance[came], g[came]
+        self._best_x[at], self._best_a[at] = x.index_select(0, came), a.index_select(0, came)
+        self.target[at] = torch.where(named, target, answer)[came]
         same = named | (answer == label) | (answer == target)  # the gradients are of one difference of logits
         self._planes.forget(rows[nearer & ~same])
         if self._planes.kept:  # copies nothing of large images
-            plane = useful & (nearer | same)
-            self._planes.add(rows[plane], x[plane], a[plane], g[plane])
+            plane = (useful & (nearer | same)).nonzero().squeeze(1)
+            self._planes.add(rows[plane], x.index_select(0, plane), a.index_select(0, plane), g[plane])
         if before is not None:
             self._remember(rows, x, a, before, same & useful)
             # A success without a slope lies beyond a kink: from where the step began, less far next time.
@@ -236,10 +239,12 @@ class Walks:
         Nothing is learned, and what was known is dropped, where the two gradients are not of the `same` constraint.
         """
         self._secants.forget(rows[~same])
-        r = x - self.trial.clean[self.image[rows]]
+        r = x - self.trial.clean.index_select(0, self.image[rows])
         s = x - before[0]
         y = s - _multiplier(r, a)[:, None] * (a - before[1])
-        self._secants.add(rows[same], s[same], y[same])
+        if not bool(same.all()):
+            rows, s, y = rows[same], s[same], y[same]
+        self._secants.add(rows, s, y)
 
     def _adapt(self, rows: Tensor, success: Tensor, clearly: Tensor, first: Tensor, useful: Tensor) -> None:
         """Choose alpha and omega of the next steps, return walks that strayed, end those that earn nothing."""
@@ -256,7 +261,8 @@ class Walks:
         self._in_vain[rows] = torch.where(back, 0, in_vain)
         self.returns[rows] = torch.where(clearly, 0, self.returns[rows] + back)
         at = rows[back]
-        self.x[at], self.g[at], self.a[at] = self._best_x[at], self._best_g[at], self._best_a[at]
+        self.x[at], self.a[at] = self._best_x.index_select(0, at), self._best_a.index_select(0, at)
+        self.g[at] = self._best_g[at]
         lost = ~have & (~useful | (self.steps[rows] >= _FAILURES))
         leads = self.best[rows] <= self.trial.best[self.image[rows]] * _LEADER
         self.done[rows] |= lost | (self.returns[rows] >= torch.where(leads, _RETURNS_OF_LEADER, _RETURNS))
@@ -264,7 +270,8 @@ class Walks:
 
 def _multiplier(r: Tensor, a: Tensor) -> Tensor:
     """Return the lambda >= 0 (k,) with which lambda a comes nearest to r; both (k, n)."""
-    return ((r * a).sum(1) / (a * a).sum(1).clamp_min(torch.finfo(a.dtype).tiny)).clamp_min(0)
+    along, square = torch.linalg.vecdot(r, a), torch.linalg.vecdot(a, a)
+    return (along / square.clamp_min(torch.finfo(a.dtype).tiny)).clamp_min(0)
 
 
 def _useful(g: Tensor, a: Tensor) -> Tensor:
