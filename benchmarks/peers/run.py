@@ -146,7 +146,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--budgets", type=int, nargs="+", default=[1000, 200, 50], help="forwards; as many backwards")
     parser.add_argument(
-        "--ours", type=int, nargs="*", default=[500, 300, 250, 150, 100, 25], help="further budgets of our attack"
+        "--ours", type=int, nargs="*", default=[500, 300, 250, 175, 150, 100, 25], help="further budgets of our attack"
     )
     parser.add_argument("--largest", type=int, default=4000, help="our attack's largest budget, which joins the pool")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no unit after this long")
