@@ -276,3 +276,31 @@ def test_half_space_in_box_meets_the_conditions_of_its_minimum(seed: int) -> Non
         torch.testing.assert_close(y[i], pushed.clamp(0, 1), rtol=1e-9, atol=1e-9)
     again = norms.project_half_space_in_box(y, a, b, 0.0, 1.0)
     torch.testing.assert_close(again, y, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1.0, 1e-14, 1e14])
+def test_half_space_in_box_leaves_entries_without_a_slope_and_any_scale_of_the_normal(
+    dtype: torch.dtype, scale: float
+) -> None:
+    x = torch.tensor([[0.0, 1.0, 0.5, 0.5, 0.0, 0.9]], dtype=dtype)
+    a = torch.tensor([[0.0, 0.0, 0.0, 3.0, -1.0, 1.0]], dtype=dtype)
+    b = torch.tensor([1.5 + 0.9 + 1.0], dtype=dtype)  # t = 0.1: 3 (0.5 + 0.3) + 1, the last entry at its end
+    y = norms.project_half_space_in_box(x, a * scale, b * scale, 0.0, 1.0)
+    expected = torch.tensor([[0.0, 1.0, 0.5, 0.8, 0.0, 1.0]], dtype=dtype)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_entries_that_may_move_are_those_a_comparison_finds(dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = (torch.rand(200, 50, generator=draw, dtype=dtype) * 3 - 1).clamp(0, 1)
+    direction = torch.randn(200, 50, generator=draw, dtype=dtype) * 10 ** torch.randint(
+        -8, 8, (200, 50), generator=draw
+    )
+    direction[:, :5] = 0
+    free = torch.where(direction > 0, x < 1, x > 0) & (direction != 0)
+    assert 0.2 < free.double().mean() < 0.8
+    assert torch.equal(norms.may_move(x, direction, 0.0, 1.0), free.to(dtype))
+    far = torch.cat([direction.flatten(), torch.tensor([torch.inf, -torch.inf, 0.0], dtype=dtype)])
+    assert torch.equal(norms.positive(far), (far > 0).to(dtype))
