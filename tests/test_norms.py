@@ -292,15 +292,15 @@ def test_half_space_in_box_leaves_entries_without_a_slope_and_any_scale_of_the_n
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_entries_that_may_move_are_those_a_comparison_finds(dtype: torch.dtype) -> None:
+def test_entries_that_are_free_are_those_a_comparison_finds(dtype: torch.dtype) -> None:
     draw = torch.Generator().manual_seed(0)
     x = (torch.rand(200, 50, generator=draw, dtype=dtype) * 3 - 1).clamp(0, 1)
     direction = torch.randn(200, 50, generator=draw, dtype=dtype) * 10 ** torch.randint(
         -8, 8, (200, 50), generator=draw
     )
     direction[:, :5] = 0
-    free = torch.where(direction > 0, x < 1, x > 0) & (direction != 0)
-    assert 0.2 < free.double().mean() < 0.8
-    assert torch.equal(norms.may_move(x, direction, 0.0, 1.0), free.to(dtype))
+    expected = ((x > 0) & (x < 1)) | torch.where(direction > 0, x < 1, (x > 0) & (direction < 0))
+    assert 0.2 < expected.double().mean() < 0.8
+    assert torch.equal(norms.free(x, direction, 0.0, 1.0), expected.to(dtype))
     far = torch.cat([direction.flatten(), torch.tensor([torch.inf, -torch.inf, 0.0], dtype=dtype)])
     assert torch.equal(norms.positive(far), (far > 0).to(dtype))

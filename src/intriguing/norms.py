@@ -409,23 +409,24 @@ def positive(x: Tensor) -> Tensor:
     return (x * _HUGE).clamp(0, 1)
 
 
-def may_move(x: Tensor, direction: Tensor, lower: float, upper: float) -> Tensor:
-    """Return 1 for the entries of x that a move along `direction` leaves in the box [lower, upper], 0 for the others.
+def free(x: Tensor, direction: Tensor, lower: float, upper: float) -> Tensor:
+    """Return 1 for the entries of x inside of the box [lower, upper] and those that `direction` leads there, 0 else.
 
     Args:
         x: (...,) points of the box.
-        direction: (...,); entries that are 0 do not move.
+        direction: (...,).
         lower: of every entry.
         upper: likewise.
 
     Returns:
-        Of the shape and dtype of x.
+        Of the shape and dtype of x: 0 for entries at an end of the box which the direction holds there or leaves.
 
     Example:
-        >>> may_move(torch.tensor([0.0, 0.0, 0.5]), torch.tensor([-1.0, 1.0, -1.0]), 0.0, 1.0).tolist()
+        >>> free(torch.tensor([0.0, 0.0, 0.5]), torch.tensor([-1.0, 1.0, 0.0]), 0.0, 1.0).tolist()
         [0.0, 1.0, 1.0]
     """
-    return positive((torch.add(x, direction, alpha=_HUGE).clamp(lower, upper) - x).abs())
+    moved = (torch.add(x, direction, alpha=_HUGE).clamp(lower, upper) - x).abs()
+    return positive(torch.maximum(moved, torch.minimum(x - lower, upper - x)))
 
 
 def _rows(x: Tensor) -> Tensor:

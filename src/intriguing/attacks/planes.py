@@ -18,7 +18,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from intriguing.norms import may_move
+from intriguing import norms
 
 _SAME = 1e-5  # planes are the same up to this share
 _SIDE = 1e-5  # how far beyond a plane, as a share of the distance, the nearest success may seem to be by rounding
@@ -147,7 +147,7 @@ def _project(x: Tensor, A: Tensor, b: Tensor, box: Box) -> Tensor:
         normals, point = A.index_select(0, at), y.index_select(0, at)
         # Entries at an end of the box are free where what is missing pulls them inside, as almost all are at first.
         pull = torch.bmm(missing.clamp_min(0)[:, None], normals)[:, 0]
-        G = torch.bmm(normals * may_move(point, pull, *box)[:, None], normals.mT)
+        G = torch.bmm(normals * norms.free(point, pull, *box)[:, None], normals.mT)
         q = missing + torch.linalg.vecdot(G, t[at, None])
         M = torch.where(both, G[:, None], 0.0) + ridge
         T = torch.linalg.solve_ex(M, torch.where(active, q[:, None], 0.0)[..., None])[0].nan_to_num(0.0, 0.0, 0.0)

@@ -144,7 +144,7 @@ class Walks:
         if len(curved):
             at, point, normal = rows[curved], x.index_select(0, curved), a.index_select(0, curved)
             r = point - x0.index_select(0, curved)
-            free = norms.may_move(point, _multiplier(r, normal)[:, None] * normal - r, low, high)
+            free = norms.free(point, _multiplier(r, normal)[:, None] * normal - r, low, high)
             missing = beyond[curved] - self.g[at]
             p[curved] = (point + self._secants.step(at, r, normal, free, self._alpha[at], missing)).clamp(low, high)
         y = norms.project_half_space_in_box(p, a, b, low, high)
