@@ -47,6 +47,26 @@ def test_the_corner_is_the_nearest_point_of_the_box_within_all_planes(count: int
     assert exact == P
 
 
+@pytest.mark.parametrize("count", [4, 6])
+def test_the_corner_of_planes_that_are_nearly_parallel(count: int) -> None:
+    """Steps of Newton's method go too far there, and what is beyond all planes must find its way back."""
+    n = 50
+    x, x0 = drawn(40, P, n), (1.6 * drawn(41, P, n) - 0.3).clamp(*BOX)
+    first = 2 * drawn(42, P, 1, n) - 1
+    normals = first + 0.3 * (2 * drawn(43, P, count, n) - 1)
+    gaps = 0.05 * drawn(44, P, count)
+    planes = Planes(P, n, count - 1, x)
+    for i in range(1, count):
+        planes.add(ROWS, x, normals[:, i], gaps[:, i])
+    y = planes.corner(ROWS, x, normals[:, 0], gaps[:, 0], x0, torch.zeros(P, dtype=torch.float64), BOX)
+    b = torch.einsum("pin,pn->pi", normals, x) - gaps
+    assert (torch.einsum("pin,pn->pi", normals, y) >= b - 1e-6).all()
+    far = torch.linalg.vector_norm(y - x0, dim=1)
+    for i in range(0, P, 8):
+        A, start = normals[i].numpy(), x0[i].numpy()
+        assert far[i] == pytest.approx(truth.least_distance(A, b[i].numpy() - A @ start, -start, 1 - start), abs=1e-6)
+
+
 @pytest.mark.parametrize("count", [2, 4, 6])
 def test_within_all_planes_is_the_nearest_point_or_there_is_none(count: int) -> None:
     """Planes about a point of the box, and two that leave nothing between them."""
