@@ -271,7 +271,8 @@ class Walks:
 def _multiplier(r: Tensor, a: Tensor) -> Tensor:
     """Return the lambda >= 0 (k,) with which lambda a comes nearest to r; both (k, n)."""
     along, square = torch.linalg.vecdot(r, a), torch.linalg.vecdot(a, a)
-    return (along / square.clamp_min(torch.finfo(a.dtype).tiny)).clamp_min(0)
+    multiplier: Tensor = (along / square.clamp_min(torch.finfo(a.dtype).tiny)).clamp_min(0)
+    return multiplier
 
 
 def _useful(g: Tensor, a: Tensor) -> Tensor:
