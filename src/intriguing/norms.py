@@ -1,7 +1,7 @@
 """Norms per example, the paper's distortion, and Euclidean projections.
 
-Every function takes a batch whose first axis counts examples; the other axes, whatever they are, make up one
-example. Norms are computed and returned in float64, so that a claim about a float32 image is not blurred by
+Every function but `free` takes a batch whose first axis counts examples; the other axes, whatever they are, make up
+one example. Norms are computed and returned in float64, so that a claim about a float32 image is not blurred by
 the sum; projections keep the dtype of what they are given.
 """
 
@@ -384,29 +384,13 @@ def project_half_space_in_box(
     small = torch.finfo(x.dtype).eps * (b.abs() + along.abs().sum(1))
     t = torch.zeros_like(b)
     for _ in range(sweeps):
-        slope = torch.linalg.vecdot(squares, positive(room - t[:, None]))
+        slope = torch.linalg.vecdot(squares, _indicator(room - t[:, None]))
         step = torch.where((missing > small) & (slope > 0), missing / slope, 0.0)
         if not bool((step > 0).any()):
             break
         t = t + step
         missing = at_first - torch.linalg.vecdot(squares, torch.minimum(room, t[:, None]))
     return torch.addcmul(x, t[:, None], a).clamp(lower, upper)
-
-
-def positive(x: Tensor) -> Tensor:
-    """Return 1 where x > 0 and 0 elsewhere, as floats: on a CPU several times as fast as a comparison and its use.
-
-    Args:
-        x: any shape, floats.
-
-    Returns:
-        Of the shape and dtype of x; something between for numbers below 1e-30, which are taken for rounding.
-
-    Example:
-        >>> positive(torch.tensor([-1.0, 0.0, 0.5])).tolist()
-        [0.0, 0.0, 1.0]
-    """
-    return (x * _HUGE).clamp(0, 1)
 
 
 def free(x: Tensor, direction: Tensor, lower: float, upper: float) -> Tensor:
@@ -426,7 +410,15 @@ def free(x: Tensor, direction: Tensor, lower: float, upper: float) -> Tensor:
         [0.0, 1.0, 1.0]
     """
     moved = (torch.add(x, direction, alpha=_HUGE).clamp(lower, upper) - x).abs()
-    return positive(torch.maximum(moved, torch.minimum(x - lower, upper - x)))
+    return _indicator(torch.maximum(moved, torch.minimum(x - lower, upper - x)))
+
+
+def _indicator(x: Tensor) -> Tensor:
+    """Return 1 where x > 0 and 0 elsewhere, as floats; numbers below 1e-30 are taken for rounding, and lie between.
+
+    On a CPU this is several times as fast as a comparison and what is done with its answer.
+    """
+    return (x * _HUGE).clamp(0, 1)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ less a share that falls with r, is still beyond what is known.
 When every walk of an image has ended and budget is left, a new one starts, again and again. Where a far start has led
 to the nearest example, it starts from the next images of the pool, of other classes first: the gradient at the clean
 image misleads there, and so it does near to it. Then, and elsewhere, it starts at a random step from the nearest
-example or, for another class, from the clean image, and ends as soon as (1) promises no more than is known.
+example or from beyond it, or, for another class, from the clean image, and ends as soon as (1) promises no more than is
+known.
 Where nothing has been found yet it starts at a random point of the box, and now and then where the boundary is of few
 planes.
 
@@ -212,7 +213,7 @@ class _Search:
         self._enter(rows)
 
     def _at_random(self, idle: Tensor) -> None:
-        """Start a walk for each of the images `idle` (k,) at a random step from its nearest example or itself."""
+        """Start a walk for each of the images `idle` (k,) at random steps from it, its nearest example or beyond."""
         if not len(idle):
             return
         trial, walks, image = self.trial, self.walks, self.images[idle]

@@ -79,8 +79,9 @@ class Planes:
             box: the ends of every entry.
         """
         slack = _SIDE * self._size[rows] * torch.linalg.vector_norm(x - x0, dim=1, keepdim=True)
-        counts = torch.linalg.vecdot(self._a.index_select(0, rows), x[:, None]) >= self._b[rows] - slack
-        return _project(x0, *self._normal(rows, x, a, g, counts, beyond), box)
+        kept = self._a.index_select(0, rows)
+        counts = torch.linalg.vecdot(kept, x[:, None]) >= self._b[rows] - slack
+        return _project(x0, *self._normal(rows, kept, x, a, g, counts, beyond), box)
 
     def within(
         self, rows: Tensor, x: Tensor, a: Tensor, g: Tensor, p: Tensor, beyond: Tensor, box: Box
@@ -96,22 +97,24 @@ class Planes:
             beyond: (k,) how far inside of the planes to stay.
             box: the ends of every entry.
         """
-        A, b = self._normal(rows, x, a, g, self._b[rows].isfinite(), beyond)
+        kept = self._a.index_select(0, rows)
+        A, b = self._normal(rows, kept, x, a, g, self._b[rows].isfinite(), beyond)
         y = _project(p, A, b, box)
         missing = b - torch.linalg.vecdot(A, y[:, None])
         return y, missing.amax(1) <= 0.5 * beyond
 
     def _normal(
-        self, rows: Tensor, x: Tensor, a: Tensor, g: Tensor, counts: Tensor, beyond: Tensor
+        self, rows: Tensor, kept: Tensor, x: Tensor, a: Tensor, g: Tensor, counts: Tensor, beyond: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the planes at x and those kept that count, (k, kept): normals (k, 1 + kept, n), offsets (k, 1 + kept).
+        """Return normals (k, 1 + m, n) and offsets (k, 1 + m) of the planes at x and of those `kept` (k, m, n).
 
+        Of the latter only those count that `counts` (k, m) tells, and that are not the plane at x.
         Normals have length 1, or 0 for planes that do not count; offsets are `beyond` (k,) farther inside.
         """
         size, b = torch.linalg.vector_norm(a, dim=1), torch.linalg.vecdot(a, x) - g
         counts = counts & ~self._same(rows, size, b, torch.linalg.vector_norm(x, dim=1))
         scale = torch.where(counts, 1 / self._size[rows], 0.0)
-        normals = torch.cat([(a / size[:, None])[:, None], self._a.index_select(0, rows) * scale[:, :, None]], dim=1)
+        normals = torch.cat([(a / size[:, None])[:, None], kept * scale[:, :, None]], dim=1)
         offsets = torch.where(counts, self._b[rows] * scale + beyond[:, None], 0.0)
         return normals, torch.cat([(b / size + beyond)[:, None], offsets], dim=1)
 

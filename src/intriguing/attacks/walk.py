@@ -20,10 +20,10 @@ d is the walk's distance from x0, so that omega is a share of it.
 - After it the walk is non-monotone with a watchdog (Chamberlain, Powell, Lemarechal and Pedersen, Math. Program.
   Study 16, 1982): it goes on from where it is, and after a few steps in vain returns to its nearest success, whose
   linearisation is kept, with alpha halved.
-- Once omega is small, the walk is where the boundary bends rather than where it leads: steps then minimise the
-  distance with the curvature of the boundary that earlier steps have shown (`secants.Secants`), of which (2) knows
-  nothing: where it bends much, (2) circles around the solution unless alpha is small, and then it creeps. A walk that
-  had to return goes on by (2), until it comes nearer: at a kink no pair of gradients tells what bends.
+- While omega is no larger than at first, steps minimise the distance with the curvature of the boundary that earlier
+  ones have shown (`secants.Secants`), of which (2) knows nothing: where it bends much, (2) circles around the solution
+  unless alpha is small, and then it creeps. A walk that had to return goes on by (2), until it comes nearer: at a kink
+  no pair of gradients tells what bends.
 - Where the boundary is of so few planes that a walk meets one twice, it steps to their corner (`planes.Planes`), goes
   back to its nearest success at once where that fails, and ends where the corner is no nearer. Before the first
   success it steps to the nearest point within all of them, so that a step fails only where it meets a new one.
