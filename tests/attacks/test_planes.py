@@ -67,6 +67,27 @@ def test_the_corner_of_planes_that_are_nearly_parallel(count: int) -> None:
         assert far[i] == pytest.approx(truth.least_distance(A, b[i].numpy() - A @ start, -start, 1 - start), abs=1e-6)
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_plane_seen_from_another_point_too_counts_once(count: int) -> None:
+    """In single precision a plane that counts twice, off by rounding, moves the corner by 1e-5."""
+    x, x0 = drawn(50, P, N).float(), (1.6 * drawn(51, P, N) - 0.3).clamp(*BOX).float()
+    normals, gaps = (2 * drawn(52, P, count, N) - 1).float(), 0.05 * drawn(53, P, count).float()
+    elsewhere = (x + 0.2 * (drawn(54, P, N).float() - 0.5)).clamp(*BOX)
+
+    def corner(*, twice: bool) -> Tensor:
+        planes = Planes(P, N, 5, x)
+        if twice:
+            value = (normals[:, 0] * (elsewhere - x)).sum(1) + gaps[:, 0]
+            planes.add(ROWS, elsewhere, normals[:, 0], value)
+        for i in range(1, count):
+            planes.add(ROWS, x, normals[:, i], gaps[:, i])
+        return planes.corner(ROWS, x, normals[:, 0], gaps[:, 0], x0, torch.zeros(P), BOX)
+
+    once = corner(twice=False)
+    assert (torch.linalg.vector_norm(once - x0, dim=1) > 0.1).sum() >= P / 4
+    torch.testing.assert_close(corner(twice=True), once, rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize("count", [2, 4, 6])
 def test_within_all_planes_is_the_nearest_point_or_there_is_none(count: int) -> None:
     """Planes about a point of the box, and two that leave nothing between them."""
