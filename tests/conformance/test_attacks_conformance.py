@@ -142,6 +142,25 @@ def test_its_success_is_true(kind: Any, dtype: torch.dtype) -> None:
 
 
 @attack_types
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("coarse", [True, False])
+def test_a_net_of_half_precision_is_searched_in_float32(kind: Any, dtype: torch.dtype, coarse: bool) -> None:
+    model, images, labels = case(dtype)
+    images = images if coarse else images.float()
+    result = run(kind, model, images, labels)
+    assert result.adversarial.dtype == torch.float32
+    found = result.found
+    # Those that stop right at the boundary meet its rounding there: a hundredth of the logits in bfloat16.
+    assert found.sum() >= N // 3
+    assert (model.predict(result.adversarial)[found] != labels[found]).all()
+    exact = (result.adversarial.double() - images.double()).flatten(1).norm(dim=1)
+    torch.testing.assert_close(result.distance[found], exact[found], rtol=1e-9, atol=0)
+    if kind is ATTACKS["nearest"]:  # only the rounding is lost
+        wide = run(kind, *case()).distance
+        assert (result.distance[found] <= wide[found] + 4 * torch.finfo(dtype).eps).all()
+
+
+@attack_types
 def test_it_repeats_itself(kind: Any) -> None:
     model, images, labels = case()
     first, second = run(kind, model, images, labels), run(kind, model, images, labels)

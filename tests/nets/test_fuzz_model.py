@@ -108,13 +108,17 @@ def test_any_images_are_served_or_refused(images: Tensor, batch: int, box: tuple
 @given(
     images=st.one_of(st.just(torch.full((3, 1, 2, 2), 0.5)), pictures()),
     labels=st.one_of(st.sampled_from([torch.tensor([0, 1, 2]), torch.tensor([-1, 0, 9])]), tensors(), tensors((3,))),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    target=st.sampled_from(["top-1", "all", "random"]),
 )
-def test_any_images_and_labels_are_attacked_or_refused(images: Tensor, labels: Tensor) -> None:
+def test_any_images_and_labels_are_attacked_or_refused(
+    images: Tensor, labels: Tensor, dtype: torch.dtype, target: str
+) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).to(dtype)
     try:
-        result = attacks.lbfgs(net, images, labels, target="top-1", budget=20)
+        result = attacks.lbfgs(net, images, labels, target=target, budget=20, generator=torch.Generator())
     except IntriguingError:
         return
     assert len(result.status) == len(images)

@@ -30,6 +30,7 @@ Progress = Callable[[float, float], None]
 # An example may exceed its radius by this share: what rounding to float32 costs a projection. The library's one
 # tolerance on norms; `AttackResult.size` tells the excess of every example.
 SLACK = 1e-6
+_ROUNDINGS = (2, 32)  # of the logits that another batch may move: in half precision, and in wider ones
 
 
 @dataclass(frozen=True)
@@ -164,11 +165,14 @@ def required(generator: torch.Generator | None, draws: str) -> torch.Generator:
 class Trial:
     """One call of an attack: the images, what they have cost, and the nearest success of each.
 
-    Points are flat, (k, n), in the model's dtype and on its device, and come with `image` (k,), the index of the
-    image each belongs to. Every pass an attack makes goes through `logits` or `gradient`.
+    Points are flat, (k, n), float32 or float64, on the model's device, and come with `image` (k,), the index of the
+    image each belongs to. Every pass an attack makes goes through `logits`, `gradient` or `jacobian`. A model of half
+    precision is searched in float32: it gets every point rounded, and its logits and gradients are widened, so that
+    steps smaller than its rounding add up, and what counts is what it answers.
 
     Attributes:
         model: the net, frozen.
+        dtype: what it computes in.
         clean: (N, n) the images.
         shape: of one image.
         labels: (N,) int64, what an adversarial example is not.
@@ -202,7 +206,9 @@ class Trial:
         self.original = images.detach()
         self.shape = images.shape[1:]
         device = model.device
-        self.clean = images.detach().to(device=device, dtype=model.dtype).flatten(1)
+        self.dtype = model.dtype
+        wide = torch.promote_types(self.dtype, torch.float32)
+        self.clean = images.detach().to(device=device, dtype=wide).flatten(1)
         N = len(images)
 
         def count(value: int = 0) -> Tensor:
@@ -226,7 +232,7 @@ class Trial:
         self.spent = torch.zeros(N, dtype=torch.bool, device=device)
         self.reserved = 1
         # A margin below the rounding of the logits is no success: the judge may see them in another batch.
-        self.least_margin = 32 * torch.finfo(model.dtype).eps * self.z.abs().amax(1)
+        self.least_margin = _ROUNDINGS[self.dtype == wide] * torch.finfo(self.dtype).eps * self.z.abs().amax(1)
 
     # -- passes ---------------------------------------------------------------------------------------------
 
@@ -235,7 +241,7 @@ class Trial:
         if not len(x) and len(self.clean):  # not every net takes a batch of none
             return x.new_zeros(0, self.classes)
         with torch.no_grad():
-            pieces = [self.model(part.reshape(-1, *self.shape)) for part in torch.split(x, slots)]
+            pieces = [self._answer(part) for part in torch.split(x, slots)]
         self.forwards.index_add_(0, image, torch.ones_like(image))
         return torch.cat(pieces)
 
@@ -252,7 +258,7 @@ class Trial:
         """
         point = x.detach().requires_grad_(True)
         with torch.enable_grad():
-            z = self.model(point.reshape(-1, *self.shape))
+            z = self._answer(point)
             value = loss(z)
             gradient = torch.autograd.grad(value.sum(), point, allow_unused=True)[0] if value.requires_grad else None
         if gradient is None:
@@ -279,7 +285,7 @@ class Trial:
         """
         point = x.detach().requires_grad_(True)
         with torch.enable_grad():
-            z = self.model(point.reshape(-1, *self.shape))
+            z = self._answer(point)
             chosen = z.gather(1, classes)
             if against is not None:
                 chosen = chosen - z.gather(1, against[:, None])
@@ -292,6 +298,11 @@ class Trial:
         self.forwards.index_add_(0, image, torch.ones_like(image))
         self.backwards.index_add_(0, image, torch.full_like(image, chosen.shape[1]))
         return z.detach(), torch.stack(columns, dim=1)
+
+    def _answer(self, x: Tensor) -> Tensor:
+        """Return the logits (k, K) of points x (k, n), which the model sees in its own dtype."""
+        z = self.model(x.reshape(-1, *self.shape).to(self.dtype))
+        return z.to(torch.promote_types(z.dtype, x.dtype))
 
     def affords(self, image: Tensor, passes: int = 2) -> Tensor:
         """Tell which of `image` (k,) can pay for `passes` more besides what the end needs; the others are noted."""
