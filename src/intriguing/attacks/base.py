@@ -335,7 +335,11 @@ class Trial:
         self.wanted[pairs.image] = pairs.target
 
     def adversarial(self, z: Tensor, image: Tensor, wanted: Tensor | None = None) -> Tensor:
-        """Tell which logits (k, K) are a success for their images (k,), by more than rounding.
+        """Tell which logits (k, K) are a success for their images (k,), by more than rounding; see `lead`."""
+        return (self.lead(z, image, wanted) > self.least_margin[image]) & z.isfinite().all(1)
+
+    def lead(self, z: Tensor, image: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Return by how much logits (k, K) are a success for their images, (k,); negative where they are none.
 
         Args:
             z: (k, K).
@@ -345,8 +349,7 @@ class Trial:
         label = self.labels[image]
         wanted = self.wanted[image] if wanted is None else wanted
         lead = margin(z, torch.where(wanted < 0, label, wanted))
-        lead = torch.where(wanted < 0, -lead, lead)
-        return (lead > self.least_margin[image]) & z.isfinite().all(1)
+        return torch.where(wanted < 0, -lead, lead)
 
     def size(self, x: Tensor, image: Tensor) -> Tensor:
         """Return the size (k,) float64 of the change to points x (k, n), in the trial's norm."""

@@ -6,22 +6,22 @@ what it promises: the walk with the least
 
     (distance so far) (1 - h 2^(-steps / s))                                                                 (1)
 
-is taken, where the bracket is what a walk may still gain. On ordinary nets the clean starts end after some ten steps
-each and the far ones are never touched before; on nets trained against Linf, where the gradient at the clean image
-misleads, the far ones overtake them after a few steps.
+is taken, where the bracket is what a walk may still gain. On ordinary nets most clean starts end after some ten steps
+each; on nets trained against Linf, where the gradient at the clean image misleads, those from afar overtake them after
+a few steps, and clean walks that promise far less are given up.
 
-Far starts are images of other classes, the nearest of each of the nearest classes, where the caller gives a pool of
-them, as Brendel et al. 2019 start theirs; without a pool they are images of noise, the same for every image. A start
-is checked by a pass of the net that counts, and its segment to the clean image is bisected to the boundary.
+Far starts are averages of images of other classes and such images themselves (`starts`), where the caller gives a pool
+of them, as Brendel et al. 2019 start from images; without a pool they are noise, the same for every image. A start is
+checked by a pass of the net that counts, and the margin along its segment to the clean image is brought near to 0.
 
 A walk that has returned to its nearest point r times in a row, with nothing gained between, is given up where (1),
-less a share that falls with r, is still beyond what is known.
+less a share that falls with r, is still beyond what is known. An image for which nothing has been found keeps the
+passes for one far start.
 
 When every walk of an image has ended and budget is left, a new one starts, again and again. Where a far start has led
-to the nearest example, it starts from the next images of the pool, of other classes first: the gradient at the clean
-image misleads there, and so it does near to it. Then, and elsewhere, it starts at a random step from the nearest
-example or from beyond it, or, for another class, from the clean image, and ends as soon as (1) promises no more than is
-known.
+to the nearest example, the next far starts follow: the gradient at the clean image misleads there, and so it does near
+to it. Then, and elsewhere, it starts at a random step from the nearest example or from beyond it, or, for another
+class, from the clean image, and ends as soon as (1) promises no more than is known.
 Where nothing has been found yet it starts at a random point of the box, and now and then where the boundary is of few
 planes.
 
@@ -31,7 +31,6 @@ aimed at. Only a target given as a class, or a random one, must be reached itsel
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -40,6 +39,7 @@ import torch
 from torch import Tensor
 
 from intriguing import rng
+from intriguing.attacks import starts
 from intriguing.attacks.base import COUNT, Attack, Range, Trial
 from intriguing.attacks.problem import choose_targets
 from intriguing.attacks.result import Phase
@@ -50,17 +50,17 @@ _GAIN, _GAIN_STEPS = 0.3, 3.0  # h and s of (1) for walks from the clean image: 
 _FAR_GAIN, _FAR_GAIN_STEPS = 0.45, 6.0  # and for those from afar, which come nearer by a half and more
 _SLACK, _SLACK_FALL = 0.45, 3.0  # the share that a walk in vain may still gain after one return, and how it falls
 _HALFWAY = 0.5  # where the boundary is expected on a segment to a far start before anything is known
-_FAR_STARTS = 3
 # A restart's random step as a share of the distance so far, and where it is taken from: 0 the clean image, 1 the
 # nearest example, 1.2 beyond it. The first find other pieces of the boundary, the second the corners of this one; from
 # beyond, where the gradient is of more than one piece, walks come back along the valleys beside the first.
 _RESTARTS = ((0.5, 1.0), (1.0, 0.0), (0.5, 1.2), (0.5, 0.0), (0.25, 1.2), (1.5, 0.0), (1.0, 1.2), (0.8, 0.0))
 _RESTART_GAIN = 0.4
 _RESTART_PASSES = 30  # a restart that cannot have so many is not worth its first ones
-_HALVINGS = 5  # of the segment to a far start
-_PASSES_PER_CLASS = 16  # of the budget, so that a small one is not spent on gradients of classes that cannot win
+_CUTS, _CUT_LEAST = 3, 0.1  # of the segment to a far start, each at least this share of it from either end
+_ENTRY = 1 + _CUTS + 2  # passes from a far start to the first linearisation on the boundary
+_HOPELESS = 2.5  # a clean walk that promises no less than so many times what a far one has found is given up
+_PASSES_PER_CLASS = 25  # of the budget, so that a small one is not spent on gradients of classes that cannot win
 _TRIMS = (0.998, 0.9995)  # the last tries to shorten the perturbation as it is
-_CANDIDATES = 3  # images of a class whose distances are computed exactly
 _BYTES = 2**29  # of memory for the walks of the images that are searched at once
 
 
@@ -111,9 +111,9 @@ class Nearest(Attack):
         targets = pairs.target.view(len(images), -1)[:, : self.classes]
         if self.budget is not None:
             targets = targets[:, : max(1, self.budget // _PASSES_PER_CLASS)]
-        pool = _pool(self.starts, trial)
+        pool = starts.pool(self.starts, trial)
         trial.reserved = 1 + len(_TRIMS)
-        walks = targets.shape[1] + _FAR_STARTS
+        walks = targets.shape[1] + starts.AT_FIRST
         at_once = max(1, _BYTES // ((5 + 2 * PAIRS) * walks * trial.clean[0].nbytes))
         for part in torch.split(torch.arange(len(images), device=images.device), at_once):
             _Search(trial, images[part], targets[part], pool).run()
@@ -122,14 +122,16 @@ class Nearest(Attack):
 class _Search:
     """The walks of M images, R of each: C from the clean image, the others from afar."""
 
-    def __init__(self, trial: Trial, images: Tensor, targets: Tensor, pool: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, trial: Trial, images: Tensor, targets: Tensor, pool: starts.Pool) -> None:
         self.trial, self.images, self.targets = trial, images, targets
         self.M, self.C = targets.shape
-        self.pool, (order, lengths) = pool, _far_starts(trial, images, pool)
-        at_first = _FAR_STARTS if self.pool[1][0] < 0 else min(_FAR_STARTS, trial.classes - 1)
-        first, lengths, self.later = order[:, :at_first], lengths[:, :at_first], order[:, at_first:]
-        far, classes = pool[0][first], pool[1][first].clamp_min(0)
-        self.R = self.C + far.shape[1]
+        self.starts = starts.choose(trial, images, pool)
+        at_first = starts.AT_FIRST if pool.labels[0] < 0 else min(starts.AT_FIRST, trial.classes - 1)
+        first, self.later = self.starts.order[:, :at_first], self.starts.order[:, at_first:]
+        lengths = self.starts.lengths[:, :at_first].flatten()
+        self.R = self.C + first.shape[1]
+        number = first.flatten().clamp_min(0)
+        classes = self.starts.labels[number].clamp_min(0).view_as(first)
         self.walks = Walks(trial, images.repeat_interleave(self.R), torch.cat([targets, classes], dim=1).flatten())
         grid = torch.arange(self.M * self.R, device=images.device).view(self.M, self.R)
         self.clean_rows, far_rows = grid[:, : self.C], grid[:, self.C :].flatten()
@@ -139,9 +141,9 @@ class _Search:
         self.restarted = torch.zeros_like(self.far)
         self.rounds = torch.zeros(self.M, dtype=torch.int64, device=images.device)
         self.far_leads = torch.zeros(self.M, dtype=torch.bool, device=images.device)
-        self.walks.x[far_rows] = far.flatten(0, 1)
-        self.walks.expected[far_rows] = _HALFWAY * lengths.flatten()
-        self.walks.done[far_rows] = lengths.flatten().isinf()
+        self.walks.x[far_rows] = self.starts.at(number)
+        self.walks.expected[far_rows] = _HALFWAY * lengths
+        self.walks.done[far_rows] = lengths.isinf()
 
     def run(self) -> None:
         self._linearise()
@@ -179,7 +181,26 @@ class _Search:
         promise = (self._value() * (1 - self._gain())).nan_to_num(torch.inf)
         slack = _SLACK * _SLACK_FALL ** (1 - walks.returns.double())
         walks.done |= (walks.returns > 0) & (promise * (1 - slack) > self.trial.best[walks.image])
-        return promise.masked_fill(walks.done, torch.inf).view(self.M, self.R)
+        walks.done |= self._misled(promise)
+        promise = promise.masked_fill(walks.done, torch.inf).view(self.M, self.R)
+        waits = (self.waiting & ~walks.done).view(self.M, self.R)
+        last = self._last_chance() & waits.any(1)
+        return promise.masked_fill(last[:, None] & ~waits, torch.inf)
+
+    def _misled(self, promise: Tensor) -> Tensor:
+        """Tell which walks (P,) from clean images promise far less than one from afar has found."""
+        best = self.walks.best.view(self.M, self.R)
+        far_leads = best[:, self.C :].amin(1) < best[:, : self.C].amin(1)
+        beyond = promise > _HOPELESS * self.trial.best[self.walks.image]
+        return beyond & ~self.far & ~self.restarted & far_leads.repeat_interleave(self.R)
+
+    def _last_chance(self) -> Tensor:
+        """Tell which images (M,) have nothing yet, and passes for little more than one far start."""
+        trial = self.trial
+        if trial.budget is None:
+            return torch.zeros_like(self.far_leads)
+        left = trial.budget - trial.reserved - trial.forwards[self.images] - trial.backwards[self.images]
+        return torch.isinf(trial.best[self.images]) & (left < _ENTRY + 2)
 
     def _restart(self) -> bool:
         """Start one more walk for every image whose walks have all ended and whose budget lasts; tell if any did."""
@@ -209,7 +230,7 @@ class _Search:
         idle, which = idle[which >= 0], which[which >= 0]
         rows = idle * self.R + self.R - 1  # the last walk of the image, which has ended, makes room
         self.restarted[rows], walks.done[rows] = False, False
-        walks.x[rows], walks.target[rows] = self.pool[0][which], self.pool[1][which]
+        walks.x[rows], walks.target[rows] = self.starts.at(which), self.starts.labels[which]
         self._enter(rows)
 
     def _at_random(self, idle: Tensor) -> None:
@@ -276,25 +297,37 @@ class _Search:
         self.walks.linearise(rows.flatten(), g.flatten(), (J[:, 1:] - J[:, :1]).flatten(0, 1))
 
     def _enter(self, rows: Tensor) -> None:
-        """Bring far walks to the boundary by bisection, and start them there."""
+        """Bring far walks to the boundary, where the margin along their segments is 0, and start them there."""
         trial = self.trial
         self.waiting[rows] = False
-        rows = self._affordable(rows, 1 + _HALVINGS + 2)
+        rows = self._affordable(rows, _ENTRY)
         if not len(rows):
             return
-        image = self.walks.image[rows]
-        right = trial.keep(self.walks.x[rows], image, trial.logits(self.walks.x[rows], image), Phase.START)
+        image, far = self.walks.image[rows], self.walks.x[rows]
+        z = trial.logits(far, image)
+        right = trial.keep(far, image, z, Phase.START)
         self.walks.done[rows[~right]] = True
-        rows, image = rows[right], image[right]
-        clean, far = trial.clean[image], self.walks.x[rows]
+        rows, image, far = rows[right], image[right], far[right]
+        if not len(rows):
+            return
+        clean = trial.clean[image]
         low, high = torch.zeros_like(clean[:, 0]), torch.ones_like(clean[:, 0])
-        for _ in range(_HALVINGS if len(rows) else 0):
-            middle = (low + high) / 2
+        low_lead, high_lead = trial.lead(trial.z[image], image), trial.lead(z[right], image)
+        before, again = (torch.zeros_like(image, dtype=torch.bool) for _ in range(2))
+        for cut in range(_CUTS):
+            share = (low_lead / (low_lead - high_lead)).nan_to_num(0.5)
+            least = share.clamp(_CUT_LEAST, 1 - _CUT_LEAST)
+            middle = torch.lerp(low, high, torch.where(again & (least != share), 0.5, least))
             x = torch.lerp(clean, far, middle[:, None])
-            success = trial.keep(x, image, trial.logits(x, image), Phase.START)
-            low, high = torch.where(success, low, middle), torch.where(success, middle, high)
-        if len(rows):
-            self.walks.start(rows, torch.lerp(clean, far, high[:, None]))
+            z = trial.logits(x, image)
+            success, lead = trial.keep(x, image, z, Phase.START), trial.lead(z, image)
+            # Where the margin bends, one end alone moves: the lead at the other then counts half (the Illinois rule),
+            # and where that is not enough the segment is halved.
+            again = (success == before) & (cut > 0)
+            low_lead = torch.where(success, torch.where(again, low_lead / 2, low_lead), lead)
+            high_lead = torch.where(success, lead, torch.where(again, high_lead / 2, high_lead))
+            low, high, before = torch.where(success, low, middle), torch.where(success, middle, high), success
+        self.walks.start(rows, torch.lerp(clean, far, high[:, None]))
 
     def _trim(self) -> None:
         """Try a little less of each image's perturbation: walks end a little beyond the boundary."""
@@ -303,57 +336,3 @@ class _Search:
         for share in _TRIMS if len(found) else ():
             x = torch.lerp(trial.clean[found], trial.best_x[found], share)
             trial.keep(x, found, trial.logits(x, found), Phase.BISECT)
-
-
-def _pool(starts: tuple[Tensor, Tensor] | None, trial: Trial) -> tuple[Tensor, Tensor]:
-    """Return far starts (M, n) with labels, -1 where the class is not known."""
-    clean = trial.clean
-    if starts is None:
-        low, high = trial.model.box
-        noise = torch.rand(_FAR_STARTS, clean.shape[1], generator=rng.generator("starts", 0), dtype=torch.float64)
-        return (low + (high - low) * noise).to(clean), torch.full((_FAR_STARTS,), -1, device=clean.device)
-    images, labels = starts
-    if images.shape[1:] != trial.shape:
-        raise InputError(
-            f"starts: expected images of the shape of those attacked, {tuple(trial.shape)}, "
-            f"got {tuple(images.shape[1:])}"
-        )
-    trial.model.check_inputs(images)
-    return images.detach().to(clean).flatten(1), labels.to(clean.device)
-
-
-def _far_starts(trial: Trial, images: Tensor, pool: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return which points of the pool to start from for each of `images` (M,), and their distances; both (M, K).
-
-    First the nearest of each wrong class, the nearest class first, then the second nearest of each, and so on; where
-    there are no more, distances are inf and the point is -1.
-    """
-    points, labels = pool
-    clean = trial.clean[images]
-    if bool((labels < 0).all()):
-        which = torch.arange(len(points), device=points.device).expand(len(images), -1)
-        return which, _distances(clean, points[which])
-    # A matrix product is many times as fast as exact distances, and off by rounding: it only chooses the candidates.
-    distance = torch.cdist(clean, points, compute_mode="use_mm_for_euclid_dist")
-    wanted = trial.wanted[images][:, None]
-    allowed = torch.where(wanted < 0, labels != trial.labels[images][:, None], labels == wanted)
-    distance = distance.masked_fill(~allowed, math.inf)
-    classes = torch.unique(labels[(labels >= 0) & (labels < trial.classes)]).tolist()
-    shape = len(images), _CANDIDATES, max(1, len(classes))
-    length = torch.full(shape, math.inf, dtype=clean.dtype, device=clean.device)
-    index = torch.full(shape, -1, device=clean.device)
-    for place, c in enumerate(classes):
-        of_class = (labels == c).nonzero().squeeze(1)
-        rough, at = distance[:, of_class].topk(min(_CANDIDATES, len(of_class)), dim=1, largest=False)
-        exact = _distances(clean, points[of_class[at]]).masked_fill(rough.isinf(), math.inf)
-        length[:, : at.shape[1], place], by = exact.sort(1)
-        index[:, : at.shape[1], place] = of_class[at.gather(1, by)]
-    length, by = length.sort(2)
-    index = index.gather(2, by).masked_fill(length.isinf(), -1)
-    return index.flatten(1), length.flatten(1)
-
-
-def _distances(clean: Tensor, points: Tensor) -> Tensor:
-    """Return the distances (M, k) of points (M, k, n) from images (M, n)."""
-    length: Tensor = torch.linalg.vector_norm(points - clean[:, None], dim=2)
-    return length

@@ -46,11 +46,12 @@ from intriguing.attacks.secants import Secants
 
 _OVERSHOOT, _OVERSHOOT_LEAST, _OVERSHOOT_MOST = 0.2, 3e-4, 0.3  # omega: at first, and its ends
 _BEFORE_SUCCESS = 1.2  # growth of omega with each step that fails before the first success
-_FULL_STEPS = 8  # steps with alpha = 1 before it falls, as long as there is no success
-_FAR_ALPHA = 0.5  # of a walk that starts on the boundary, far from the image
+_FULL_STEPS = 6  # steps with alpha = 1 before it falls, as long as there is no success
+_FAR_ALPHA = 0.35  # of a walk that starts on the boundary, far from the image
 _SHORTEN, _LENGTHEN = 0.5, 1.5  # alpha after a return, and after a step that came nearer
 _PATIENCE = 1  # steps in vain before a return
-_NEARER = 5e-3  # share of the distance that counts as nearer
+_NEARER, _NEARER_IN_HASTE = 5e-3, 0.01  # share of the distance that counts as nearer
+_HASTE = 100  # passes left of the budget that leave no time for small gains
 _RETURNS, _RETURNS_OF_LEADER = 4, 6  # returns in a row that end a walk, and one that is nearest to its image
 _LEADER = 1.001  # a walk is that up to this factor
 PAIRS = 5  # of the boundary's curvature, kept of each walk
@@ -209,7 +210,7 @@ class Walks:
         distance = trial.size(x, image).to(x.dtype)
         useful = _useful(g, a)
         nearer = success & useful & (distance < self.best[rows])
-        clearly = nearer & (distance < self.best[rows] * (1 - _NEARER))
+        clearly = nearer & (distance < self.best[rows] * (1 - self._least_gain(image)))
         first = clearly & (self.best[rows] == torch.inf)
         came = nearer.nonzero().squeeze(1)
         at = rows[came]
@@ -232,6 +233,14 @@ class Walks:
         self.expected[rows] = distance + (-g / torch.linalg.vector_norm(a, dim=1).clamp_min(1e-30)).clamp_min(0)
         self.steps[rows] += 1
         self._adapt(rows, success, clearly, first, useful)
+
+    def _least_gain(self, image: Tensor) -> Tensor | float:
+        """Return the share of the distance (k,) that counts as nearer."""
+        trial = self.trial
+        if trial.budget is None:
+            return _NEARER
+        left = trial.budget - trial.forwards[image] - trial.backwards[image]
+        return torch.where(left < _HASTE, _NEARER_IN_HASTE, _NEARER)
 
     def _remember(self, rows: Tensor, x: Tensor, a: Tensor, before: tuple[Tensor, Tensor], same: Tensor) -> None:
         """Learn the boundary's curvature from steps to x (k, n), where the gradient is a (k, n).

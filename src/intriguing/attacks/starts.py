@@ -1,0 +1,171 @@
+"""Where walks from the other side start: averages of images of other classes, and such images themselves.
+
+An image of another class lies in a direction that has much to do with that image and little with its class. The
+average of those images of its class that are nearest to the one under attack has the class alone in it: walks from
+there end nearer, and the first two or three classes are enough. Starts come in tiers, each from near to far, so that a
+search with more budget sees ever more of the other classes:
+
+1. for each class, the average of the sixteenth of its images that is nearest,
+2. the average of each class,
+3. the nearest image of each class, then the second nearest, and so on.
+
+The classes that the net finds likeliest go through all tiers before the others.
+
+Without images, starts are noise, the same for every image under attack.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from intriguing import rng
+from intriguing.attacks.base import Trial
+from intriguing.errors import InputError
+
+AT_FIRST = 3  # starts that a search has from the beginning
+_SHARE, _LEAST = 16, 3  # an average is of this part of a class, and of no fewer images
+_CLASSES = 16  # nearest classes whose averages are taken
+_LIKELIEST = 4  # classes that come first
+_SINGLE = 6  # images of a class that are starts themselves
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images to start from.
+
+    Attributes:
+        points: (P, n).
+        labels: (P,) int64, -1 where the class is not known.
+    """
+
+    points: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Starts:
+    """What M images under attack start from, K starts each; the j-th start of all is row j of `points`, then of `more`.
+
+    Attributes:
+        points: (P, n) images of the pool.
+        more: (Q, n) averages.
+        labels: (P + Q,) int64, -1 where the class is not known.
+        order: (M, K) int64 which start comes first, second and so on; -1 where there are no more.
+        lengths: (M, K) how far each is from the image; inf where there are no more.
+    """
+
+    points: Tensor
+    more: Tensor
+    labels: Tensor
+    order: Tensor
+    lengths: Tensor
+
+    def at(self, which: Tensor) -> Tensor:
+        """Return the starts (k, n) of numbers `which` (k,)."""
+        P = len(self.points)
+        x = self.points.index_select(0, which.clamp(max=P - 1))
+        averages = (which >= P).nonzero().squeeze(1)
+        if len(averages):
+            x[averages] = self.more.index_select(0, which[averages] - P)
+        return x
+
+
+def pool(starts: tuple[Tensor, Tensor] | None, trial: Trial) -> Pool:
+    """Return the pool that a caller gave, or one of noise.
+
+    Raises:
+        InputError: images of another shape than those attacked.
+        DataError: images that cannot be attacked; see `Model.check_inputs`.
+    """
+    clean = trial.clean
+    if starts is None:
+        low, high = trial.model.box
+        noise = torch.rand(AT_FIRST, clean.shape[1], generator=rng.generator("starts", 0), dtype=torch.float64)
+        return Pool((low + (high - low) * noise).to(clean), torch.full((AT_FIRST,), -1, device=clean.device))
+    images, labels = starts
+    if images.shape[1:] != trial.shape:
+        raise InputError(
+            f"starts: expected images of the shape of those attacked, {tuple(trial.shape)}, "
+            f"got {tuple(images.shape[1:])}"
+        )
+    trial.model.check_inputs(images)
+    return Pool(images.detach().to(clean).flatten(1), labels.to(clean.device))
+
+
+def choose(trial: Trial, images: Tensor, given: Pool) -> Starts:
+    """Return the starts of `images` (M,), of classes that may be reached alone."""
+    points, labels = given.points, given.labels
+    clean = trial.clean[images]
+    M, P = len(images), len(points)
+    if bool((labels < 0).all()):
+        which = torch.arange(P, device=points.device).expand(M, -1)
+        return Starts(points, points[:0], labels, which, _distances(clean, points[which]))
+    # A matrix product is many times as fast as exact distances, and off by rounding: it only chooses.
+    distance = torch.cdist(clean, points, compute_mode="use_mm_for_euclid_dist")
+    label, wanted = trial.labels[images], trial.wanted[images]
+    classes = torch.unique(labels[(labels >= 0) & (labels < trial.classes)])
+    if not len(classes):
+        none = torch.full((M, 1), -1, device=points.device)
+        return Starts(points, points[:0], labels, none, torch.full_like(clean[:, :1], math.inf))
+    allowed = torch.where(wanted[:, None] < 0, classes != label[:, None], classes == wanted[:, None])
+    members = [(labels == c).nonzero().squeeze(1) for c in classes]
+    nearest = torch.stack([distance[:, of].amin(1) for of in members], dim=1).masked_fill(~allowed, math.inf)
+    near = nearest.argsort(1).argsort(1) < _CLASSES
+    # By tier, image and class: how far the start is, and its number.
+    lengths = clean.new_full((2 + _SINGLE, *nearest.shape), math.inf)
+    numbers = torch.full(lengths.shape, -1, device=points.device)
+    averages, of_class = [points[:0]], [labels]
+    for place, of in enumerate(members):
+        within = points.index_select(0, of)
+        at = distance[:, of].topk(min(_SINGLE, len(of)), dim=1, largest=False).indices
+        exact, by = _distances(clean, within[at]).masked_fill(~allowed[:, place, None], math.inf).sort(1)
+        lengths[2 : 2 + at.shape[1], :, place], numbers[2 : 2 + at.shape[1], :, place] = exact.T, of[at.gather(1, by)].T
+        rows = (allowed[:, place] & near[:, place]).nonzero().squeeze(1)
+        for tier, (x, own) in enumerate(_averages(distance[rows][:, of], within) if len(rows) else ()):
+            lengths[tier, rows, place] = torch.linalg.vector_norm(x[own] - clean[rows], dim=1)
+            numbers[tier, rows, place] = sum(map(len, of_class)) + own
+            averages.append(x)
+            of_class.append(classes[place].expand(len(x)))
+    # From near to far in each tier, the likeliest classes of all tiers before the others, and what is no start last.
+    lengths, by = lengths.sort(2)
+    numbers = numbers.gather(2, by)
+    z = trial.z[images].scatter(1, label[:, None], -math.inf)
+    likely = (z.argsort(1, descending=True).argsort(1)[:, classes] < _LIKELIEST).expand_as(by).gather(2, by)
+    late = lengths.isinf() * 2 + ~likely
+    lengths, numbers, late = (each.transpose(0, 1).flatten(1) for each in (lengths, numbers, late))
+    by = late.argsort(dim=1, stable=True)
+    lengths, order = lengths.gather(1, by), numbers.gather(1, by)
+    order = order.masked_fill(lengths.isinf(), -1)
+    return Starts(points, torch.cat(averages), torch.cat(of_class), order, lengths)
+
+
+def _averages(distance: Tensor, within: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return averages of one class with the one that each of m images has, (m,): of its nearest part, and of all.
+
+    Args:
+        distance: (m, c) from each image to those of the class.
+        within: (c, n) these.
+    """
+    m, size = distance.shape
+    if size == 1:  # an average of one is that one
+        return []
+    # In double: a product of another size rounds differently, and no image may change where another starts.
+    wide = within.double()
+    own = torch.arange(m, device=within.device)
+    everything = wide.mean(0, keepdim=True).to(within), torch.zeros_like(own)
+    count = max(_LEAST, size // _SHARE)
+    if count >= size:
+        return [everything]
+    nearest = distance.topk(count, dim=1, largest=False).indices
+    weights = torch.zeros_like(distance, dtype=torch.float64).scatter_(1, nearest, 1 / count)
+    return [((weights @ wide).to(within), own), everything]
+
+
+def _distances(clean: Tensor, points: Tensor) -> Tensor:
+    """Return the distances (M, k) of points (M, k, n) from images (M, n)."""
+    length: Tensor = torch.linalg.vector_norm(points - clean[:, None], dim=2)
+    return length
