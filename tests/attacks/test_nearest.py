@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import truth
 from intriguing import Model
 from intriguing.attacks import LBFGS, AttackResult, AttackStatus, Nearest, Phase, nearest, walk
+from intriguing.attacks import starts as starts_module
 from intriguing.attacks.base import Trial
 from intriguing.attacks.planes import Planes
 from intriguing.errors import InputError
@@ -246,33 +247,6 @@ def test_on_a_net_without_slope_random_points_are_tried_until_the_budget_ends() 
     assert torch.equal(alone.adversarial[0], among.adversarial[0])
 
 
-def test_far_starts_are_the_nearest_images_of_the_nearest_classes() -> None:
-    draw = torch.Generator().manual_seed(0)
-    images, points = torch.rand(5, 30, generator=draw), torch.rand(400, 30, generator=draw)
-    labels = torch.arange(400) % 6
-    labels[labels == 5] = torch.tensor([5] + [9] * 65)  # one image of class 5, and some of a class the net has not
-    trial = Trial(Model(nn.Linear(30, 6), box=(0, 1)), images, None, norm=2, budget=None)
-    order, lengths = nearest._far_starts(trial, torch.arange(5), (points, labels))
-    exact = (images.double()[:, None] - points.double()).norm(dim=2)
-    for i in range(5):
-        wrong = [c for c in range(6) if c != int(trial.labels[i])]
-        sorted_ = {c: exact[i].masked_fill(labels != c, torch.inf).sort() for c in wrong}
-        expected = []
-        for rank in range(3):
-            have = [c for c in wrong if sorted_[c].values[rank].isfinite()]
-            have.sort(key=lambda c: float(sorted_[c].values[rank]))
-            expected += [(rank, c) for c in have] + [None] * (6 - len(have))
-        assert len(expected) == order.shape[1] == lengths.shape[1]
-        for place, which, length in zip(expected, order[i].tolist(), lengths[i].tolist(), strict=True):
-            if place is None:
-                assert which == -1
-                assert length == torch.inf
-            else:
-                rank, c = place
-                assert which == int(sorted_[c].indices[rank])
-                assert length == pytest.approx(float(sorted_[c].values[rank]), rel=1e-5)
-
-
 def test_a_pool_of_no_class_of_the_net_starts_nothing() -> None:
     net, *_ = two_layers(0)
     images = torch.from_numpy(np.random.default_rng(0).uniform(0, 1, (4, 6)))
@@ -351,6 +325,64 @@ def test_starts_that_the_net_does_not_give_another_class_cost_one_pass_and_no_mo
     result = Nearest(budget=30, starts=wrong)(DeadZone(), images, labels)  # too few passes for a new walk elsewhere
     assert not result.found.any()
     assert (result.forwards <= 4).all()
+
+
+class Asymptote(nn.Module):
+    """Class 1 inside of a ball; elsewhere the boundary seems near, a slope away, and is never reached."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        inside = 0.3 - torch.linalg.vector_norm(images - 0.8, dim=1)
+        ahead = -torch.exp(100 * (images[:, 0] - 1))
+        return torch.stack([torch.zeros_like(inside), torch.where(inside > 0, inside, ahead)], dim=1)
+
+
+def test_an_image_without_an_example_keeps_the_passes_for_one_far_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, label = torch.full((1, 12), 0.3, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+    starts = torch.full((1, 12), 0.8, dtype=torch.float64), torch.ones(1, dtype=torch.int64)
+    result = Nearest(budget=40, starts=starts)(Asymptote(), image, label)
+    assert result.found.all()
+    assert result.forwards + result.backwards <= 40
+    monkeypatch.setattr(nearest._Search, "_last_chance", lambda search: torch.zeros_like(search.far_leads))
+    assert not Nearest(budget=40, starts=starts)(Asymptote(), image, label).found.any()
+
+
+def test_clean_walks_that_promise_far_less_than_a_far_one_has_found_are_given_up() -> None:
+    net, *_ = two_layers(2, n=10, units=12, classes=4)
+    draw = np.random.default_rng(3)
+    images, more = (torch.from_numpy(draw.uniform(0, 1, (k, 10))) for k in (2, 30))
+    trial = Trial(Model(net), images, None, norm=2, budget=1000)
+    given = starts_module.pool((more, net(more).argmax(1)), trial)
+    targets = trial.z.scatter(1, trial.labels[:, None], -torch.inf).topk(3, dim=1).indices
+    search = nearest._Search(trial, torch.arange(2), targets, given)
+    best, expected = (t.view(2, search.R) for t in (search.walks.best, search.walks.expected))
+    expected[:, :3] = torch.tensor([1.0, 3.0, 5.0])  # a clean walk may still gain 0.3 of that
+    best[0, 3], trial.best[0] = 1.0, 1.0  # the first image has an example from afar, the second has none
+    promise = search._promise()
+    assert promise[0, :3].isfinite().tolist() == [True, True, False]
+    assert promise[1, :3].isfinite().all()
+    best[0, 0] = 0.9  # where a clean walk leads, none has misled
+    search.walks.done[2] = False
+    assert search._promise()[0, :3].isfinite().all()
+
+
+@pytest.mark.parametrize("bend", [1.0, 1.5, 0.5])
+def test_a_segment_to_a_far_start_is_cut_near_the_boundary(bend: float) -> None:
+    """Along the segment the margin is t^bend - 0.2^bend: three cuts come as near as four halvings and more."""
+
+    class Power(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            margin = images[:, 0].clamp(min=0) ** bend - 0.2**bend
+            return torch.stack([torch.zeros_like(margin), margin], dim=1)
+
+    clean, far = torch.zeros(1, 4, dtype=torch.float64), torch.ones(1, 4, dtype=torch.float64)
+    trial = Trial(Model(Power()), clean, torch.zeros(1, dtype=torch.int64), norm=2, budget=None)
+    search = nearest._Search(
+        trial, torch.arange(1), torch.tensor([[1]]), starts_module.pool((far, torch.tensor([1])), trial)
+    )
+    search._enter(torch.tensor([1]))
+    at = float(search.walks.x[1, 0])
+    assert 0.2 < at <= 0.28
+    assert int(trial.forwards) == 1 + 1 + 3 + 1
 
 
 def test_one_image_with_the_pool_is_as_it_is_among_others() -> None:

@@ -57,6 +57,7 @@ _RESTARTS = ((0.5, 1.0), (1.0, 0.0), (0.5, 1.2), (0.5, 0.0), (0.25, 1.2), (1.5, 
 _RESTART_GAIN = 0.4
 _RESTART_PASSES = 30  # a restart that cannot have so many is not worth its first ones
 _CUTS, _CUT_LEAST = 3, 0.1  # of the segment to a far start, each at least this share of it from either end
+_FLAT = 0.95  # share of the lead that is left where a cut has not shortened it
 _ENTRY = 1 + _CUTS + 2  # passes from a far start to the first linearisation on the boundary
 _HOPELESS = 2.5  # a clean walk that promises no less than so many times what a far one has found is given up
 _PASSES_PER_CLASS = 25  # of the budget, so that a small one is not spent on gradients of classes that cannot win
@@ -313,17 +314,17 @@ class _Search:
         clean = trial.clean[image]
         low, high = torch.zeros_like(clean[:, 0]), torch.ones_like(clean[:, 0])
         low_lead, high_lead = trial.lead(trial.z[image], image), trial.lead(z[right], image)
-        before, again = (torch.zeros_like(image, dtype=torch.bool) for _ in range(2))
+        before, flat = (torch.zeros_like(image, dtype=torch.bool) for _ in range(2))
         for cut in range(_CUTS):
-            share = (low_lead / (low_lead - high_lead)).nan_to_num(0.5)
-            least = share.clamp(_CUT_LEAST, 1 - _CUT_LEAST)
-            middle = torch.lerp(low, high, torch.where(again & (least != share), 0.5, least))
+            share = (low_lead / (low_lead - high_lead)).clamp(_CUT_LEAST, 1 - _CUT_LEAST).nan_to_num(0.5)
+            middle = torch.lerp(low, high, share.masked_fill(flat, 0.5))
             x = torch.lerp(clean, far, middle[:, None])
             z = trial.logits(x, image)
             success, lead = trial.keep(x, image, z, Phase.START), trial.lead(z, image)
-            # Where the margin bends, one end alone moves: the lead at the other then counts half (the Illinois rule),
-            # and where that is not enough the segment is halved.
+            # Where the margin bends, one end alone moves: the lead at the other then counts half (the Illinois rule).
+            # Where it is flat, as beside an image that the net is sure of, no line tells where it ends: halve.
             again = (success == before) & (cut > 0)
+            flat = ~success & (lead <= _FLAT * low_lead)
             low_lead = torch.where(success, torch.where(again, low_lead / 2, low_lead), lead)
             high_lead = torch.where(success, lead, torch.where(again, high_lead / 2, high_lead))
             low, high, before = torch.where(success, low, middle), torch.where(success, middle, high), success

@@ -1,0 +1,97 @@
+"""Where walks from afar start: the averages and images, their order, and that no image changes another's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from intriguing import Model
+from intriguing.attacks import starts
+from intriguing.attacks.base import Trial
+
+CLASSES = 6
+
+
+def case() -> tuple[Trial, Tensor, Tensor]:
+    """Return five images under attack and a pool: 200 of classes 0 to 2, 5 of 3, one of 5, some of none."""
+    draw = torch.Generator().manual_seed(0)
+    images, points = torch.rand(5, 30, generator=draw), torch.rand(216, 30, generator=draw)
+    labels = torch.cat([torch.arange(200) % 3, torch.full((5,), 3), torch.full((1,), 5), torch.full((10,), 9)])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Linear(30, CLASSES)
+    return Trial(Model(net), images, torch.tensor([0, 1, 2, 3, 4]), norm=2, budget=None), points, labels
+
+
+def expected(trial: Trial, points: Tensor, labels: Tensor, i: int, wanted: int = -1) -> list[tuple[Tensor, int]]:
+    """Return the starts of one image with their classes by brute force, in the order they should have."""
+    clean = trial.clean[i].double()
+    likeliest = (
+        trial.z[i].masked_fill(torch.arange(CLASSES) == trial.labels[i], -torch.inf).argsort(descending=True)[:4]
+    )
+    found: list[tuple[bool, int, float, Tensor, int]] = []
+
+    def add(tier: int, x: Tensor, c: int) -> None:
+        found.append((c not in likeliest.tolist(), tier, float((x - clean).norm()), x, c))
+
+    for c in range(CLASSES):
+        if c == int(trial.labels[i]) or (wanted >= 0 and c != wanted):
+            continue
+        of = points[labels == c].double()
+        of = of[(of - clean).norm(dim=1).argsort()]
+        count = max(3, len(of) // 16)
+        if len(of) > 1:
+            if count < len(of):
+                add(0, of[:count].mean(0), c)
+            add(1, of.mean(0), c)
+        for rank, x in enumerate(of[:6]):
+            add(2 + rank, x, c)
+    return [(x, c) for *_, x, c in sorted(found, key=lambda entry: entry[:3])]
+
+
+def check(trial: Trial, points: Tensor, labels: Tensor, wanted: int = -1) -> None:
+    chosen = starts.choose(trial, torch.arange(5), starts.pool((points, labels), trial))
+    for i in range(5):
+        want = expected(trial, points, labels, i, wanted)
+        order = chosen.order[i][chosen.order[i] >= 0]
+        assert len(order) == len(want)
+        assert chosen.lengths[i, len(want) :].isinf().all()
+        assert (chosen.order[i, len(want) :] == -1).all()
+        x = chosen.at(order)
+        torch.testing.assert_close(x.double(), torch.stack([x for x, _ in want]), rtol=0, atol=1e-6)
+        assert chosen.labels[order].tolist() == [c for _, c in want]
+        torch.testing.assert_close(chosen.lengths[i, : len(want)], (x - trial.clean[i]).norm(dim=1), rtol=1e-5, atol=0)
+
+
+def test_averages_come_first_and_likely_classes_before_the_others() -> None:
+    check(*case())
+
+
+def test_a_class_that_must_be_reached_is_the_only_one_to_start_from() -> None:
+    trial, points, labels = case()
+    trial.wanted[:] = torch.tensor([1, 2, 1, 1, 1])
+    for c in (1, 2):
+        trial.wanted[:] = c
+        trial.labels[:] = (c + 1) % 3
+        check(trial, points, labels, wanted=c)
+
+
+def test_no_image_changes_where_another_starts() -> None:
+    trial, points, labels = case()
+    pool = starts.pool((points, labels), trial)
+    whole = starts.choose(trial, torch.arange(5), pool)
+    for i in range(5):
+        alone = starts.choose(trial, torch.tensor([i]), pool)
+        used = int((alone.order[0] >= 0).sum())
+        assert torch.equal(alone.lengths[0, :used], whole.lengths[i, :used])
+        assert torch.equal(alone.at(alone.order[0, :used]), whole.at(whole.order[i, :used]))
+
+
+def test_without_images_there_is_noise_in_the_box() -> None:
+    trial, *_ = case()
+    chosen = starts.choose(trial, torch.arange(5), starts.pool(None, trial))
+    x = chosen.at(chosen.order[0])
+    assert x.shape == (starts.AT_FIRST, 30)
+    assert ((x >= 0) & (x <= 1)).all()
+    assert (chosen.labels[chosen.order] == -1).all()
+    torch.testing.assert_close(chosen.lengths[0], (x - trial.clean[0]).norm(dim=1))
