@@ -336,3 +336,46 @@ def test_an_attack_saves_its_examples_and_rows(home: Path) -> None:
         auditing.attack(f"{home / 'net.py'}:build", "digits", save=home / "adv.npz")
     with pytest.raises(InputError, match="there is no folder"):
         auditing.attack(f"{home / 'net.py'}:build", "digits", save=home / "nowhere" / "adv.safetensors")
+
+
+class Dark(nn.Module):
+    """Class 1 where the pixels' parts above 0.6 add up to 0.5: no slope at dark images."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        score = (images.flatten(1) - 0.6).clamp(min=0).sum(1)
+        return torch.stack([torch.full_like(score, 0.5), score], dim=1)
+
+
+def dark_and_bright() -> data.ImageSet:
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(40) % 2
+    images = 0.3 * torch.rand(40, 1, 2, 2, generator=draw) + 0.7 * labels[:, None, None, None]
+    return data.from_tensors(images, labels, ["dark", "bright"])
+
+
+def test_searches_start_from_images_of_the_other_classes_of_the_set(tmp_path: Path, pageless: None) -> None:
+    """Where the clean image has no slope, images of the other class show the way; without them noise must do."""
+    images = dark_and_bright()
+    outcome = auditing.audit(Dark(), images, out=tmp_path / "run", budget=200, shard_images=8)
+    assert outcome.document["run"]["settings"]["starts"] == 40
+    every = table(outcome)
+    found = [d for d, attack in zip(every["distance"], every["attack"], strict=True) if attack == "nearest"]
+    for x, label, distance in zip(images.images, images.labels, found, strict=True):
+        if label == 0:  # where k pixels' parts above 0.6 sum to 0.5 is a plane; the least of four is a lower bound
+            brightest = [x.flatten().topk(k).values.double() for k in range(1, 5)]
+            least = min(float(0.6 * len(x) + 0.5 - x.sum()) / len(x) ** 0.5 for x in brightest)
+            assert least * (1 - 1e-6) <= distance <= 1.2 * least
+    single = auditing.attack(Dark(), images, attack="nearest", images=None, budget=200)
+    torch.testing.assert_close(single.result.distance, torch.tensor(found, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_how_many_images_are_audited_changes_no_images_result(tmp_path: Path, pageless: None) -> None:
+    images, kinds = dark_and_bright(), []
+    few = auditing.audit(Dark(), images, out=tmp_path / "few", images=16, budget=60)
+    more = auditing.audit(Dark(), images, out=tmp_path / "more", budget=60)
+    by_hash = dict(zip(table(more)["image_hash"], table(more)["distance"], strict=True))
+    assert table(few)["distance"] == [by_hash[key] for key in table(few)["image_hash"]]
+    assert few.document["run"]["settings"]["starts"] == more.document["run"]["settings"]["starts"]
+    auditing.audit(Dark(), images, out=tmp_path / "more", budget=60, progress=lambda event: kinds.append(event.kind))
+    assert set(kinds) >= {"reused"}
+    assert "finished" not in kinds

@@ -29,6 +29,7 @@ from intriguing.auditing.shards import (
     shard,
     shard_size,
     text_of,
+    with_starts,
 )
 from intriguing.auditing.subjects import Given, Subject, Values, subjects
 from intriguing.auditing.watch import Tell, Watch
@@ -149,11 +150,16 @@ def audit(
     given = subjects(models, weights=weights, box=box, mean=mean, std=std, device=device)
     source = DataSource(data, split, images, seed, size, text_of(data_dir)) if isinstance(data, str) else None
     stream = source.open() if source else of(_set(data), count=images, seed=seed)
+
+    def whole() -> Stream:
+        return replace(source, images=None).open() if source else of(_set(data))
+
+    searches = with_starts(known, whole, given[0].model.box)
     worst_norm = math.inf if norm == math.inf else 2.0
     task = Task(
         {subject.name: subject.model for subject in given},
         {subject.name: subject.hash for subject in given},
-        known,
+        searches,
         worst_norm,
         seed,
         shard_size(stream.shape) if shard_images is None else shard_images,
@@ -172,6 +178,7 @@ def audit(
         "target": target,
         "size": size,
         "seed": seed,
+        **_starts(searches),
         **({"certify": task.certify} if task.certify else {}),
     }
     run: dict[str, Any] = {
@@ -345,6 +352,12 @@ def _write(folder: Path, run: Mapping[str, Any], record: Record, distances: Mapp
     results_document.write(results_path, document)
     page.write(report_path, audit_page.build(document, {"audit": record}, distances=distances))
     return Outcome(folder, report_path, results_path, folder / "rows.parquet", document, record.values["figures"])
+
+
+def _starts(attacks: Mapping[str, Attack]) -> dict[str, int]:
+    """Return how many images attacks may start from, if any do."""
+    given = [found for attack in attacks.values() if (found := getattr(attack, "starts", None)) is not None]
+    return {"starts": len(given[0][1])} if given else {}
 
 
 def _distances(gathered: Gathered, attack: str) -> list[float]:

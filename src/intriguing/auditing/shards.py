@@ -36,6 +36,7 @@ from intriguing.studies.spec import code_hash
 _IMAGES = 200  # of a shard, where they are small: a shard of small images takes seconds, so that a kill costs little
 _BYTES = 2**25  # pixels of a shard
 _PANEL = 64  # images of the trust panel
+_STARTS, _STARTS_BYTES = 500, 2**26  # images that searches may start from, and their pixels
 _KEEP = 20  # nearest examples kept with their images
 
 Advance = Callable[[float, float], None]
@@ -145,6 +146,32 @@ class Reader:
         return self._pixels, self._images.labels[piece.start : piece.stop]
 
 
+def with_starts(
+    attacks: Mapping[str, Attack], opened: Callable[[], Stream], box: tuple[float, float]
+) -> dict[str, Attack]:
+    """Return the attacks, those that start from images of other classes too with such images.
+
+    Args:
+        attacks: by name; one that brings its own images keeps them.
+        opened: gives the whole set, however many of it are attacked, so that an image's result does not depend on that.
+        box: of the model.
+    """
+    lack = {name for name, attack in attacks.items() if getattr(attack, "starts", ()) is None}
+    if not lack:
+        return dict(attacks)
+    images = opened()
+    ids = spread(images, max(1, min(_STARTS, _STARTS_BYTES // (4 * math.prod(images.shape)))))
+    pool = in_box(images.read(ids), box), images.labels[ids]
+    records: Mapping[str, Any] = attacks  # dataclasses, not all with this field
+    return {name: dataclasses.replace(a, starts=pool) if name in lack else a for name, a in records.items()}
+
+
+def spread(images: Stream, count: int) -> Tensor:
+    """Return the ids (n,) of at most `count` images spread evenly over all: a folder comes class by class."""
+    n = min(count, len(images))
+    return torch.arange(n) * len(images) // n
+
+
 def in_box(pixels: Tensor, box: tuple[float, float]) -> Tensor:
     """Return pixels in [0, 1] on the scale of a box: black at its lower end, white at its upper."""
     low, high = box
@@ -197,9 +224,7 @@ def panel(store: Store, task: Task, name: str, images: Stream, *, fresh: bool, a
         advance: called with (done, all).
     """
     model = task.models[name]
-    n = min(_PANEL, len(images))
-    # Spread evenly: an image folder comes class by class.
-    ids = torch.arange(n) * len(images) // n
+    ids = spread(images, _PANEL)
     pixels, labels = in_box(images.read(ids), model.box), images.labels[ids]
     spec = {**_spec(task, name, pixels, labels), "panel": code_hash("intriguing.experiments.trust:panel")}
 

@@ -13,10 +13,10 @@ import torch
 from intriguing.attacks.base import Attack
 from intriguing.attacks.result import AttackResult
 from intriguing.auditing.options import attacks_of
-from intriguing.auditing.shards import in_box
+from intriguing.auditing.shards import in_box, with_starts
 from intriguing.auditing.subjects import Given, Values, subjects
 from intriguing.data import ImageSet
-from intriguing.data.stream import of, stream
+from intriguing.data.stream import Stream, of, stream
 from intriguing.errors import InputError, StoreError
 from intriguing.rng import generator
 from intriguing.store.files import write_atomic
@@ -98,10 +98,14 @@ def attack(
     (subject,) = subjects(
         [model], weights=[] if weights is None else [weights], box=box, mean=mean, std=std, device=device
     )
-    if isinstance(data, str):
-        found = stream(data, split, images=images, seed=seed, size=size, data_dir=data_dir)
-    else:
-        found = of(data, count=images, seed=seed)
+
+    def opened(count: int | None) -> Stream:
+        if isinstance(data, str):
+            return stream(data, split, images=count, seed=seed, size=size, data_dir=data_dir)
+        return of(data, count=count, seed=seed)
+
+    found = opened(images)
+    (search,) = with_starts({name: search}, lambda: opened(None), subject.model.box).values()
     pixels = in_box(found.piece(0, len(found)), subject.model.box)
     draw = generator(f"attack/{name}", seed)
     result = search(subject.model, pixels, found.labels, generator=draw, progress=progress)

@@ -34,7 +34,7 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?
 # What a baseline guards; where the attacks minimise the largest change, that is the distance which counts.
 _GUARDED = {False: ("clean_accuracy", "median_l2"), True: ("clean_accuracy", "median_linf")}
 # Settings that must be alike in two runs that are compared.
-_ALIKE = ("parameters", "norm", "target", "size")
+_ALIKE = ("parameters", "norm", "target", "size", "starts")
 
 
 class State(StrEnum):

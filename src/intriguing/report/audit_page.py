@@ -326,6 +326,8 @@ def _about(run: Mapping[str, Any]) -> str:
         words.append(f"attacked by {audit_numbers.listed([fmt.clean(a) for a in attacks])}")
     if fmt.finite(settings.get("budget")) is not None:
         words.append(f"at most {fmt.count(settings['budget'])} forward and backward passes per image and attack")
+    if fmt.finite(settings.get("starts")) is not None:
+        words.append(f"searches may start from {fmt.count(settings['starts'])} images of the set, of other classes")
     if len(models) > 1:
         words.append(f"the numbers are those of {fmt.clean(models[0])}, whose examples are fed to all")
     return "; ".join(words) + "." if words else ""
