@@ -365,9 +365,9 @@ def test_clean_walks_that_promise_far_less_than_a_far_one_has_found_are_given_up
     assert search._promise()[0, :3].isfinite().all()
 
 
-@pytest.mark.parametrize("bend", [1.0, 1.5, 0.5])
-def test_a_segment_to_a_far_start_is_cut_near_the_boundary(bend: float) -> None:
-    """Along the segment the margin is t^bend - 0.2^bend: three cuts come as near as four halvings and more."""
+@pytest.mark.parametrize(("bend", "most"), [(1.0, 0.21), (1.5, 0.28), (0.5, 0.21)])
+def test_a_segment_to_a_far_start_is_cut_near_the_boundary(bend: float, most: float) -> None:
+    """Along the segment the margin is t^bend - 0.2^bend: three cuts come near, whichever way it bends."""
 
     class Power(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
@@ -381,7 +381,7 @@ def test_a_segment_to_a_far_start_is_cut_near_the_boundary(bend: float) -> None:
     )
     search._enter(torch.tensor([1]))
     at = float(search.walks.x[1, 0])
-    assert 0.2 < at <= 0.28
+    assert 0.2 < at <= most
     assert int(trial.forwards) == 1 + 1 + 3 + 1
 
 
