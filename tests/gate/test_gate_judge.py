@@ -185,6 +185,13 @@ def test_other_attacks_or_budgets_are_a_usage_error(tmp_path):
         gate(audited.folder(tmp_path / "after", settings=settings), baseline=before)
 
 
+def test_a_baseline_that_was_searched_without_far_starts_is_a_usage_error(tmp_path):
+    before = audited.folder(tmp_path / "before")
+    after = audited.folder(tmp_path / "after", settings={**audited.SETTINGS, "starts": 500})
+    with pytest.raises(InputError, match=r"starts None against 500.*the same version"):
+        gate(after, baseline=before)
+
+
 def test_a_baseline_that_nobody_can_trust_is_a_usage_error(tmp_path):
     before = audited.folder(tmp_path / "before", trust=[audited.RED])
     with pytest.raises(InputError, match="before is untrustworthy"):

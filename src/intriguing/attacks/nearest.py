@@ -189,7 +189,7 @@ class _Search:
         return promise.masked_fill(last[:, None] & ~waits, torch.inf)
 
     def _misled(self, promise: Tensor) -> Tensor:
-        """Tell which walks (P,) from clean images promise far less than one from afar has found."""
+        """Tell which walks (P,) from clean images promise nothing near to what one from afar has found."""
         best = self.walks.best.view(self.M, self.R)
         far_leads = best[:, self.C :].amin(1) < best[:, : self.C].amin(1)
         beyond = promise > _HOPELESS * self.trial.best[self.walks.image]

@@ -46,7 +46,7 @@ from intriguing.attacks.secants import Secants
 
 _OVERSHOOT, _OVERSHOOT_LEAST, _OVERSHOOT_MOST = 0.2, 3e-4, 0.3  # omega: at first, and its ends
 _BEFORE_SUCCESS = 1.2  # growth of omega with each step that fails before the first success
-_FULL_STEPS = 6  # steps with alpha = 1 before it falls, as long as there is no success
+_FULL_STEPS = 4  # steps with alpha = 1 before it falls, as long as there is no success
 _FAR_ALPHA = 0.35  # of a walk that starts on the boundary, far from the image
 _SHORTEN, _LENGTHEN = 0.5, 1.5  # alpha after a return, and after a step that came nearer
 _PATIENCE = 1  # steps in vain before a return
