@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -347,7 +349,7 @@ def test_an_image_without_an_example_keeps_the_passes_for_one_far_start(monkeypa
     result = Nearest(budget=40, starts=starts)(Asymptote(), image, label)
     assert result.found.all()
     assert result.forwards + result.backwards <= 40
-    monkeypatch.setattr(nearest._Search, "_last_chance", lambda search: torch.zeros_like(search.far_leads))
+    monkeypatch.setattr(nearest._Search, "_last_chance", lambda search: torch.zeros(1, dtype=torch.bool))
     assert not Nearest(budget=40, starts=starts)(Asymptote(), image, label).found.any()
 
 
@@ -388,6 +390,42 @@ def test_a_segment_to_a_far_start_is_cut_near_the_boundary(bend: float, most: fl
     at = float(search.walks.x[1, 0])
     assert 0.2 < at <= most
     assert int(trial.forwards) == 1 + 1 + 3 + 1
+
+
+def test_later_far_starts_are_turned_towards_the_nearest_example() -> None:
+    """With the image in the corner at 0, an example along one axis and starts along another, angles are known."""
+
+    class Sides(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.stack([torch.full_like(images[:, 0], 0.1), images[:, 0], images[:, 1]], dim=1)
+
+    far = torch.tensor([[0.0, 0.9, 0.0], [0.0, 0.8, 0.0], [0.0, 0.7, 0.0]], dtype=torch.float64)
+    trial = Trial(Model(Sides()), torch.zeros(2, 3, dtype=torch.float64), None, norm=2, budget=None)
+    given = starts_module.pool((far, torch.full((3,), 2)), trial)
+    search = nearest._Search(trial, torch.arange(2), torch.tensor([[1], [1]]), given)
+    trial.best[0], trial.best_x[0] = 0.2, torch.tensor([0.2, 0.0, 0.0])  # the second image has none
+    x = search._aside(torch.arange(2), torch.zeros(2, dtype=torch.int64))
+    angle = math.atan2(0.7, 0.3)
+    expected = 0.9 * torch.tensor([math.cos(angle), math.sin(angle), 0.0])
+    torch.testing.assert_close(x[0], expected)
+    torch.testing.assert_close(x[1], far[0].float())
+
+
+def test_what_follows_the_first_walks_starts_at_the_pool_and_only_then_at_random() -> None:
+    net, *_ = two_layers(2, n=10, units=12, classes=4)
+    draw = np.random.default_rng(3)
+    images, more = (torch.from_numpy(draw.uniform(0, 1, (k, 10))) for k in (2, 30))
+    trial = Trial(Model(net), images, None, norm=2, budget=100_000)
+    given = starts_module.pool((more, net(more).argmax(1)), trial)
+    targets = trial.z.scatter(1, trial.labels[:, None], -torch.inf).topk(3, dim=1).indices
+    search = nearest._Search(trial, torch.arange(2), targets, given)
+    known = int((search.later >= 0).sum(1).min())
+    assert known > 3
+    last = search.R - 1
+    for k in range(known + 1):
+        search.walks.done[:] = True
+        assert search._restart()
+        assert bool(search.restarted.view(2, -1)[:, last].all()) == (k >= search.later.shape[1]), k
 
 
 def test_one_image_with_the_pool_is_as_it_is_among_others() -> None:

@@ -18,10 +18,10 @@ A walk that has returned to its nearest point r times in a row, with nothing gai
 less a share that falls with r, is still beyond what is known. An image for which nothing has been found keeps the
 passes for one far start.
 
-When every walk of an image has ended and budget is left, a new one starts, again and again. Where a far start has led
-to the nearest example, the next far starts follow: the gradient at the clean image misleads there, and so it does near
-to it. Then, and elsewhere, it starts at a random step from the nearest example or from beyond it, or, for another
-class, from the clean image, and ends as soon as (1) promises no more than is known.
+When every walk of an image has ended and budget is left, a new one starts, again and again. First the other far starts
+follow, each in a direction between it and the nearest example: most of the way goes to another class, but on this
+example's side. Then, and where there is no pool, it starts at a random step from the nearest example or from beyond
+it, or, for another class, from the clean image, and ends as soon as (1) promises no more than is known.
 Where nothing has been found yet it starts at a random point of the box, and now and then where the boundary is of few
 planes.
 
@@ -55,6 +55,7 @@ _HALFWAY = 0.5  # where the boundary is expected on a segment to a far start bef
 # beyond, where the gradient is of more than one piece, walks come back along the valleys beside the first.
 _RESTARTS = ((0.5, 1.0), (1.0, 0.0), (0.5, 1.2), (0.5, 0.0), (0.25, 1.2), (1.5, 0.0), (1.0, 1.2), (0.8, 0.0))
 _RESTART_GAIN = 0.4
+_ASIDE = 0.7  # share of a later far start's direction, the rest is the nearest example's
 _RESTART_PASSES = 30  # a restart that cannot have so many is not worth its first ones
 _CUTS, _CUT_LEAST = 3, 0.1  # of the segment to a far start, each at least this share of it from either end
 _FLAT = 0.95  # share of the lead that is left where a cut has not shortened it
@@ -141,7 +142,6 @@ class _Search:
         self.waiting = self.far.clone()
         self.restarted = torch.zeros_like(self.far)
         self.rounds = torch.zeros(self.M, dtype=torch.int64, device=images.device)
-        self.far_leads = torch.zeros(self.M, dtype=torch.bool, device=images.device)
         self.walks.x[far_rows] = self.starts.at(number)
         self.walks.expected[far_rows] = _HALFWAY * lengths
         self.walks.done[far_rows] = lengths.isinf()
@@ -199,7 +199,7 @@ class _Search:
         """Tell which images (M,) have nothing yet, and passes for little more than one far start."""
         trial = self.trial
         if trial.budget is None:
-            return torch.zeros_like(self.far_leads)
+            return torch.zeros_like(self.images, dtype=torch.bool)
         left = trial.budget - trial.reserved - trial.forwards[self.images] - trial.backwards[self.images]
         return torch.isinf(trial.best[self.images]) & (left < _ENTRY + 2)
 
@@ -215,24 +215,34 @@ class _Search:
         idle = idle[enough]
         if not len(idle):
             return False
-        begun = idle[self.rounds[idle] == 0]
-        best = walks.best.view(self.M, self.R)[begun]
-        self.far_leads[begun] = best[:, self.C :].amin(1) <= best[:, : self.C].amin(1)
-        again = self.far_leads[idle] & (self.rounds[idle] < self.later.shape[1])
-        self._from_afar(idle[again])
-        self._at_random(idle[~again])
+        afar = self.rounds[idle] < self.later.shape[1]
+        self._from_afar(idle[afar])
+        self._at_random(idle[~afar])
         self.rounds[idle] += 1
         return True
 
     def _from_afar(self, idle: Tensor) -> None:
-        """Start a walk for each of the images `idle` (k,) from the next image of the pool."""
+        """Start a walk for each of the images `idle` (k,) between its nearest example and its next far start."""
         walks = self.walks
         which = self.later[idle, self.rounds[idle]]
         idle, which = idle[which >= 0], which[which >= 0]
         rows = idle * self.R + self.R - 1  # the last walk of the image, which has ended, makes room
         self.restarted[rows], walks.done[rows] = False, False
-        walks.x[rows], walks.target[rows] = self.starts.at(which), self.starts.labels[which]
+        walks.x[rows], walks.target[rows] = self._aside(self.images[idle], which), self.starts.labels[which]
         self._enter(rows)
+
+    def _aside(self, image: Tensor, which: Tensor) -> Tensor:
+        """Return points (k, n) as far as the starts of numbers `which` (k,), turned towards the nearest examples."""
+        trial, far = self.trial, self.starts.at(which)
+        clean = trial.clean.index_select(0, image)
+        d, best = far - clean, trial.best_x.index_select(0, image) - clean
+        tiny = torch.finfo(d.dtype).tiny
+        length, distance = (torch.linalg.vector_norm(v, dim=1, keepdim=True).clamp_min(tiny) for v in (d, best))
+        u = torch.lerp(best / distance, d / length, _ASIDE)
+        aside = (clean + length * u / torch.linalg.vector_norm(u, dim=1, keepdim=True).clamp_min(tiny)).clamp(
+            *trial.model.box
+        )
+        return torch.where(torch.isfinite(trial.best[image])[:, None], aside, far)
 
     def _at_random(self, idle: Tensor) -> None:
         """Start a walk for each of the images `idle` (k,) at random steps from it, its nearest example or beyond."""
