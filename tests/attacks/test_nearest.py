@@ -386,7 +386,10 @@ def test_a_segment_to_a_far_start_is_cut_near_the_boundary(bend: float, most: fl
     search = nearest._Search(
         trial, torch.arange(1), torch.tensor([[1]]), starts_module.pool((far, torch.tensor([1])), trial)
     )
-    search._enter(torch.tensor([1]))
+    row = torch.tensor([1])
+    search._enter(row)
+    while search._entering()[row]:
+        search._go_on(row)
     at = float(search.walks.x[1, 0])
     assert 0.2 < at <= most
     assert int(trial.forwards) == 1 + 1 + 3 + 1

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from intriguing import rng
-from intriguing.attacks import starts
+from intriguing.attacks import segments, starts
 from intriguing.attacks.base import COUNT, Attack, Range, Trial
 from intriguing.attacks.problem import choose_targets
 from intriguing.attacks.result import Phase
@@ -57,13 +57,12 @@ _RESTARTS = ((0.5, 1.0), (1.0, 0.0), (0.5, 1.2), (0.5, 0.0), (0.25, 1.2), (1.5, 
 _RESTART_GAIN = 0.4
 _ASIDE = 0.7  # share of a later far start's direction, the rest is the nearest example's
 _RESTART_PASSES = 30  # a restart that cannot have so many is not worth its first ones
-_CUTS, _CUT_LEAST = 3, 0.1  # of the segment to a far start, each at least this share of it from either end
-_FLAT = 0.95  # share of the lead that is left where a cut has not shortened it
-_ENTRY = 1 + _CUTS + 2  # passes from a far start to the first linearisation on the boundary
+_ENTRY = segments.PASSES + 2  # passes from a far start to the first linearisation on the boundary
 _HOPELESS = 2.5  # a clean walk that promises no less than so many times what a far one has found is given up
 _PASSES_PER_CLASS = 25  # of the budget, so that a small one is not spent on gradients of classes that cannot win
 _TRIMS = (0.998, 0.9995)  # the last tries to shorten the perturbation as it is
-_BYTES = 2**29  # of memory for the walks of the images that are searched at once
+_BYTES = 2**29  # of memory for the walks of the images that are searched at once,
+_CUDA_SHARE = 16  # or this part of a CUDA device's, if that is more: there a small batch takes as long as a large one
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,16 @@ class Nearest(Attack):
         pool = starts.pool(self.starts, trial)
         trial.reserved = 1 + len(_TRIMS)
         walks = targets.shape[1] + starts.AT_FIRST
-        at_once = max(1, _BYTES // ((5 + 2 * PAIRS) * walks * trial.clean[0].nbytes))
+        at_once = max(1, _memory(images.device) // ((5 + 2 * PAIRS) * walks * trial.clean[0].nbytes))
         for part in torch.split(torch.arange(len(images), device=images.device), at_once):
             _Search(trial, images[part], targets[part], pool).run()
+
+
+def _memory(device: torch.device) -> int:
+    """Return how many bytes the walks may take."""
+    if device.type != "cuda":
+        return _BYTES
+    return max(_BYTES, torch.cuda.get_device_properties(device).total_memory // _CUDA_SHARE)
 
 
 class _Search:
@@ -140,6 +146,7 @@ class _Search:
         self.far = torch.zeros(self.M * self.R, dtype=torch.bool, device=images.device)
         self.far[far_rows] = True
         self.waiting = self.far.clone()
+        self.segments = segments.Segments(trial, self.walks.image)
         self.restarted = torch.zeros_like(self.far)
         self.rounds = torch.zeros(self.M, dtype=torch.int64, device=images.device)
         self.walks.x[far_rows] = self.starts.at(number)
@@ -153,19 +160,25 @@ class _Search:
             restarted = self._restart()
             promise = self._promise()
             least, which = promise.min(1)
-            going = torch.isfinite(least).nonzero().squeeze(1)
+            going = (least < torch.inf).nonzero().squeeze(1)
             self.trial.tell(total - len(going), total)
             if not len(going):
                 if restarted:  # where there is no slope: the next round tries elsewhere, as far as budgets last
                     continue
                 break
-            rows = going * self.R + which[going]
-            enter = self.waiting[rows]
-            self._enter(rows[enter])
-            rows = self._affordable(rows[~enter], 2)
-            if len(rows):
-                self.walks.step(rows)
+            self._go_on(going * self.R + which[going])
         self._trim()
+
+    def _go_on(self, rows: Tensor) -> None:
+        """Take the next pass or two of each of `rows` (k,), one of an image: all cuts together, and all steps."""
+        self._enter(rows[self.waiting[rows]])
+        rows = rows[~self.walks.done[rows]]
+        cut = self.segments.open[rows]
+        if bool(cut.any()):
+            self._cut(rows[cut])
+        rows = self._affordable(rows[~cut], 2)
+        if len(rows):
+            self.walks.step(rows)
 
     def _value(self) -> Tensor:
         """Return the distance each walk has reached (P,), or promises before its first success."""
@@ -186,7 +199,13 @@ class _Search:
         promise = promise.masked_fill(walks.done, torch.inf).view(self.M, self.R)
         waits = (self.waiting & ~walks.done).view(self.M, self.R)
         last = self._last_chance() & waits.any(1)
-        return promise.masked_fill(last[:, None] & ~waits, torch.inf)
+        promise = promise.masked_fill(last[:, None] & ~waits, torch.inf)
+        # What has begun is not left before its first linearisation.
+        return promise.masked_fill((self._entering() & ~walks.done).view_as(promise), -torch.inf)
+
+    def _entering(self) -> Tensor:
+        """Tell which walks (P,) have begun, and have not been evaluated where they start."""
+        return self.segments.open | self.walks.begun
 
     def _misled(self, promise: Tensor) -> Tensor:
         """Tell which walks (P,) from clean images promise nothing near to what one from afar has found."""
@@ -206,7 +225,8 @@ class _Search:
     def _restart(self) -> bool:
         """Start one more walk for every image whose walks have all ended and whose budget lasts; tell if any did."""
         trial, walks = self.trial, self.walks
-        walks.done |= self.restarted & (self._value() * (1 - self._gain()) > trial.best[walks.image])
+        hopeless = self._value() * (1 - self._gain()) > trial.best[walks.image]
+        walks.done |= self.restarted & hopeless & ~walks.begun
         if trial.budget is None:
             return False
         idle = walks.done.view(self.M, self.R).all(1).nonzero().squeeze(1)
@@ -227,8 +247,8 @@ class _Search:
         which = self.later[idle, self.rounds[idle]]
         idle, which = idle[which >= 0], which[which >= 0]
         rows = idle * self.R + self.R - 1  # the last walk of the image, which has ended, makes room
-        self.restarted[rows], walks.done[rows] = False, False
-        walks.x[rows], walks.target[rows] = self._aside(self.images[idle], which), self.starts.labels[which]
+        self.restarted[rows], walks.target[rows] = False, self.starts.labels[which]
+        walks.begin(rows, self._aside(self.images[idle], which))
         self._enter(rows)
 
     def _aside(self, image: Tensor, which: Tensor) -> Tensor:
@@ -264,7 +284,7 @@ class _Search:
         rows = idle * self.R + self.R - 1
         self.restarted[rows], self.waiting[rows] = True, False
         walks.target[rows] = torch.where(found & (k % 2 == 0), trial.best_target[image], next_targets)
-        walks.start(rows, x.clamp(*trial.model.box))
+        walks.begin(rows, x.clamp(*trial.model.box))
 
     def _drawn(self, rounds: Tensor, draw: Callable[[int], Tensor]) -> Tensor:
         """Return what `draw` gives for each of the rounds (k,), as (k, n): the same for every image."""
@@ -308,37 +328,15 @@ class _Search:
         self.walks.linearise(rows.flatten(), g.flatten(), (J[:, 1:] - J[:, :1]).flatten(0, 1))
 
     def _enter(self, rows: Tensor) -> None:
-        """Bring far walks to the boundary, where the margin along their segments is 0, and start them there."""
-        trial = self.trial
+        """Open the segments from the images of `rows` (k,) to their far starts, or end walks that cost too much."""
         self.waiting[rows] = False
-        rows = self._affordable(rows, _ENTRY)
-        if not len(rows):
-            return
-        image, far = self.walks.image[rows], self.walks.x[rows]
-        z = trial.logits(far, image)
-        right = trial.keep(far, image, z, Phase.START)
-        self.walks.done[rows[~right]] = True
-        rows, image, far = rows[right], image[right], far[right]
-        if not len(rows):
-            return
-        clean = trial.clean[image]
-        low, high = torch.zeros_like(clean[:, 0]), torch.ones_like(clean[:, 0])
-        low_lead, high_lead = trial.lead(trial.z[image], image), trial.lead(z[right], image)
-        before, flat = (torch.zeros_like(image, dtype=torch.bool) for _ in range(2))
-        for cut in range(_CUTS):
-            share = (low_lead / (low_lead - high_lead)).clamp(_CUT_LEAST, 1 - _CUT_LEAST).nan_to_num(0.5)
-            middle = torch.lerp(low, high, share.masked_fill(flat, 0.5))
-            x = torch.lerp(clean, far, middle[:, None])
-            z = trial.logits(x, image)
-            success, lead = trial.keep(x, image, z, Phase.START), trial.lead(z, image)
-            # Where the margin bends, one end alone moves: the lead at the other then counts half (the Illinois rule).
-            # Where it is flat, as beside an image that the net is sure of, no line tells where it ends: halve.
-            again = (success == before) & (cut > 0)
-            flat = ~success & (lead <= _FLAT * low_lead)
-            low_lead = torch.where(success, torch.where(again, low_lead / 2, low_lead), lead)
-            high_lead = torch.where(success, lead, torch.where(again, high_lead / 2, high_lead))
-            low, high, before = torch.where(success, low, middle), torch.where(success, middle, high), success
-        self.walks.start(rows, torch.lerp(clean, far, high[:, None]))
+        self.segments.begin(self._affordable(rows, _ENTRY))
+
+    def _cut(self, rows: Tensor) -> None:
+        """Cut the segments of far walks once; where that was the last time, the walks begin on the boundary."""
+        right, ends, x = self.segments.cut(rows, self.walks.x.index_select(0, rows))
+        self.walks.done[right] = True
+        self.walks.begin(ends, x)
 
     def _trim(self) -> None:
         """Try a little less of each image's perturbation: walks end a little beyond the boundary."""

@@ -78,6 +78,7 @@ class Walks:
         steps: (P,) int64, evaluations so far.
         returns: (P,) int64, returns in a row to the nearest success, with nothing nearer between.
         done: (P,) bool.
+        begun: (P,) bool, which stand at a start that has not been evaluated.
     """
 
     def __init__(self, trial: Trial, image: Tensor, target: Tensor) -> None:
@@ -94,7 +95,7 @@ class Walks:
         self.g, self.a = full(0.0), torch.zeros_like(self.x)
         self.best, self.expected = full(torch.inf), full(torch.inf)
         self.steps = count()
-        self.done = torch.zeros(P, dtype=torch.bool, device=device)
+        self.done, self.begun = (torch.zeros(P, dtype=torch.bool, device=device) for _ in range(2))
         # The nearest success and its linearisation, to return to.
         self._best_x, self._best_g, self._best_a = self.x.clone(), full(0.0), torch.zeros_like(self.x)
         self._alpha, self._omega = full(1.0), full(_OVERSHOOT)
@@ -118,19 +119,31 @@ class Walks:
         self.expected[rows] = torch.linalg.vector_norm(nearest - x, dim=1)
         self.done[rows] |= ~_useful(g, a)
 
-    def start(self, rows: Tensor, x: Tensor) -> None:
-        """Begin the walks of `rows` anew at points x (k, n) away from the images, one pass each way."""
+    def begin(self, rows: Tensor, x: Tensor) -> None:
+        """Begin the walks of `rows` anew at points x (k, n) away from the images; their first step evaluates there."""
         self._alpha[rows], self._omega[rows] = _FAR_ALPHA, _OVERSHOOT
         self.best[rows] = torch.inf
         self.steps[rows], self._in_vain[rows], self.returns[rows] = 0, 0, 0
-        self.done[rows] = False
+        self.done[rows], self.begun[rows], self._unbarred[rows] = False, True, False
         self._secants.forget(rows)
         self._planes.forget(rows)
-        self._unbarred[rows] = False
-        self._evaluate(rows, x)
+        self.x[rows] = x
 
     def step(self, rows: Tensor) -> None:
         """Take one step of each of `rows` (k,), no two of one image's budget more than it affords."""
+        begun = self.begun[rows]
+        starts, rows = rows[begun], rows[~begun]
+        at = self.x.index_select(0, starts)
+        self.begun[starts] = False
+        rows, y, x, a = self._next(rows) if len(rows) else (rows, at[:0], at[:0], at[:0])
+        if len(starts):
+            rows, y, x = torch.cat([rows, starts]), torch.cat([y, at]), torch.cat([x, at])
+            a = torch.cat([a, torch.zeros_like(at)])
+        if len(rows):
+            self._evaluate(rows, y, (x, a), torch.arange(len(rows), device=rows.device) < len(rows) - len(starts))
+
+    def _next(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return those of `rows` (k,) that go on, to where (k, n), and the points and gradients they come from."""
         # Rows are taken by `index_select`, which on a CPU is many times as fast as brackets.
         x, a = self.x.index_select(0, rows), self.a.index_select(0, rows)
         x0 = self.trial.clean.index_select(0, self.image[rows])
@@ -159,8 +172,7 @@ class Walks:
             if bool(self.done[rows].any()):
                 going = ~self.done[rows]
                 rows, x, a, y = rows[going], x[going], a[going], y[going]
-        if len(rows):
-            self._evaluate(rows, y, (x, a))
+        return rows, y, x, a
 
     def _to_corner(self, rows: Tensor, x: Tensor, a: Tensor, x0: Tensor) -> Tensor:
         """Return the corners (k, n) to step to from nearest successes x (k, n), or end walks that gain nothing there.
@@ -184,13 +196,14 @@ class Walks:
         self._planes.forget(rows[~met], again=True)
         return torch.where(met[:, None], within, y)
 
-    def _evaluate(self, rows: Tensor, x: Tensor, before: tuple[Tensor, Tensor] | None = None) -> None:
+    def _evaluate(self, rows: Tensor, x: Tensor, before: tuple[Tensor, Tensor], stepped: Tensor) -> None:
         """Evaluate the constraint at x (k, n), keep what succeeds, and set up the next steps.
 
         Args:
             rows: (k,).
             x: (k, n).
-            before: the points and gradients that steps came from; None at the start of a walk.
+            before: the points and gradients that steps came from.
+            stepped: (k,) bool, where there was a step; False at the start of a walk.
         """
         trial, image = self.trial, self.image[rows]
         label, target = trial.labels[image], self.target[rows]
@@ -222,13 +235,12 @@ class Walks:
         if self._planes.kept:  # copies nothing of large images
             plane = (useful & (nearer | same)).nonzero().squeeze(1)
             self._planes.add(rows[plane], x.index_select(0, plane), a.index_select(0, plane), g[plane])
-        if before is not None:
-            self._remember(rows, x, a, before, same & useful)
-            # A success without a slope lies beyond a kink: from where the step began, less far next time.
-            flat = success & ~useful & (self.best[rows] == torch.inf) & (self._omega[rows] > _OVERSHOOT_LEAST)
-            if bool(flat.any()):
-                x, a = torch.where(flat[:, None], before[0], x), torch.where(flat[:, None], before[1], a)
-                g, useful = torch.where(flat, self.g[rows], g), useful | flat
+        self._remember(rows, x, a, before, same & useful & stepped)
+        # A success without a slope lies beyond a kink: from where the step began, less far next time.
+        flat = success & ~useful & stepped & (self.best[rows] == torch.inf) & (self._omega[rows] > _OVERSHOOT_LEAST)
+        if bool(flat.any()):
+            x, a = torch.where(flat[:, None], before[0], x), torch.where(flat[:, None], before[1], a)
+            g, useful = torch.where(flat, self.g[rows], g), useful | flat
         self.x[rows], self.g[rows], self.a[rows] = x, g, a
         self.expected[rows] = distance + (-g / torch.linalg.vector_norm(a, dim=1).clamp_min(1e-30)).clamp_min(0)
         self.steps[rows] += 1
