@@ -126,13 +126,13 @@ def test_before_a_success_the_planes_that_failed_are_kept_together(monkeypatch: 
 def test_restarts_aim_at_every_class_though_all_walks_have_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Walks that enter another class take it for their own; restarts keep to the classes that were asked for."""
     aims: list[int] = []
-    start = walk.Walks.start
+    begin = walk.Walks.begin
 
     def recorded(self: walk.Walks, rows: Tensor, x: Tensor) -> None:
         aims.extend(self.target[rows].tolist())
-        start(self, rows, x)
+        begin(self, rows, x)
 
-    monkeypatch.setattr(walk.Walks, "start", recorded)
+    monkeypatch.setattr(walk.Walks, "begin", recorded)
     net, *_ = two_layers(2)
     image = torch.from_numpy(np.random.default_rng(102).uniform(0, 1, (1, 6)))
     label = net(image).argmax(1)
