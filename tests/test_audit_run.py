@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -22,8 +23,10 @@ import small_audit
 from intriguing import auditing, data
 from intriguing.attacks import LBFGS, Nearest
 from intriguing.auditing import options, rows
+from intriguing.auditing.shards import with_starts
 from intriguing.auditing.subjects import subjects
-from intriguing.errors import InputError, ModelError, StoreError, UnknownNameError
+from intriguing.data.stream import Stream, of
+from intriguing.errors import DataError, InputError, ModelError, StoreError, UnknownNameError
 from intriguing.experiments.audit_compare import compare, worst
 from intriguing.nets.identity import content_hash, model_hash
 from intriguing.nets.load import Model
@@ -367,6 +370,27 @@ def test_searches_start_from_images_of_the_other_classes_of_the_set(tmp_path: Pa
             assert least * (1 - 1e-6) <= distance <= 1.2 * least
     single = auditing.attack(Dark(), images, attack="nearest", images=None, budget=200)
     torch.testing.assert_close(single.result.distance, torch.tensor(found, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_an_image_that_cannot_be_read_is_no_start() -> None:
+    whole = of(dark_and_bright())
+
+    def broken(*unreadable: int) -> Stream:
+        def read(ids: torch.Tensor) -> torch.Tensor:
+            if set(unreadable) & set(ids.tolist()):
+                raise DataError(f"images {ids.tolist()} cannot be read")
+            return whole.read(ids)
+
+        return dataclasses.replace(whole, read=read)
+
+    (search,) = with_starts({"nearest": Nearest()}, lambda: broken(3, 17), (0.0, 1.0)).values()
+    assert isinstance(search, Nearest)
+    assert search.starts is not None
+    kept = [i for i in range(40) if i not in (3, 17)]
+    torch.testing.assert_close(search.starts[0], whole.read(torch.tensor(kept)))
+    assert search.starts[1].tolist() == whole.labels[kept].tolist()
+    (none,) = with_starts({"nearest": Nearest()}, lambda: broken(*range(40)), (0.0, 1.0)).values()
+    assert none == Nearest()
 
 
 def test_how_many_images_are_audited_changes_no_images_result(tmp_path: Path, pageless: None) -> None:

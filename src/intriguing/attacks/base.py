@@ -30,7 +30,7 @@ Progress = Callable[[float, float], None]
 # An example may exceed its radius by this share: what rounding to float32 costs a projection. The library's one
 # tolerance on norms; `AttackResult.size` tells the excess of every example.
 SLACK = 1e-6
-_ROUNDINGS = (2, 32)  # of the logits that another batch may move: in half precision, and in wider ones
+_ROUNDINGS, _ROUNDINGS_OF_HALF = 32, 2  # of the logits that another batch may move
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,8 @@ class Trial:
         self.spent = torch.zeros(N, dtype=torch.bool, device=device)
         self.reserved = 1
         # A margin below the rounding of the logits is no success: the judge may see them in another batch.
-        self.least_margin = _ROUNDINGS[self.dtype == wide] * torch.finfo(self.dtype).eps * self.z.abs().amax(1)
+        roundings = _ROUNDINGS if self.dtype == wide else _ROUNDINGS_OF_HALF
+        self.least_margin = roundings * torch.finfo(self.dtype).eps * self.z.abs().amax(1)
 
     # -- passes ---------------------------------------------------------------------------------------------
 

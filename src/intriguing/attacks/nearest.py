@@ -32,7 +32,7 @@ aimed at. Only a target given as a class, or a random one, must be reached itsel
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -90,7 +90,7 @@ class Nearest(Attack):
     target: str | Tensor = "all"
     budget: int | None = 2000
     classes: int = 10
-    starts: tuple[Tensor, Tensor] | None = None
+    starts: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
     def _check(self) -> None:
         if self.starts is None:

@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from intriguing.attacks.base import Attack
 from intriguing.data.stream import Stream, stream
-from intriguing.errors import StoreError
+from intriguing.errors import DataError, StoreError
 from intriguing.experiments import audit, trust
 from intriguing.nets.identity import content_hash
 from intriguing.nets.load import Model
@@ -154,6 +154,7 @@ def with_starts(
     Args:
         attacks: by name; one that brings its own images keeps them.
         opened: gives the whole set, however many of it are attacked, so that an image's result does not depend on that.
+            An image of it that cannot be read is no start.
         box: of the model.
     """
     lack = {name for name, attack in attacks.items() if getattr(attack, "starts", ()) is None}
@@ -161,9 +162,26 @@ def with_starts(
         return dict(attacks)
     images = opened()
     ids = spread(images, max(1, min(_STARTS, _STARTS_BYTES // (4 * math.prod(images.shape)))))
-    pool = in_box(images.read(ids), box), images.labels[ids]
+    ids, pixels = _readable(images, ids)
+    if not len(ids):
+        return dict(attacks)
+    pool = in_box(pixels, box), images.labels[ids]
     records: Mapping[str, Any] = attacks  # dataclasses, not all with this field
     return {name: dataclasses.replace(a, starts=pool) if name in lack else a for name, a in records.items()}
+
+
+def _readable(images: Stream, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return those of the ids (n,) that can be read, and their pixels."""
+    try:
+        return ids, images.read(ids)
+    except DataError:  # of one image or more: find out which
+        found = []
+        for one in torch.split(ids, 1):
+            with suppress(DataError):
+                found.append((one, images.read(one)))
+        if not found:
+            return ids[:0], torch.empty(0)
+        return torch.cat([one for one, _ in found]), torch.cat([pixels for _, pixels in found])
 
 
 def spread(images: Stream, count: int) -> Tensor:
