@@ -225,8 +225,7 @@ class _Search:
     def _restart(self) -> bool:
         """Start one more walk for every image whose walks have all ended and whose budget lasts; tell if any did."""
         trial, walks = self.trial, self.walks
-        hopeless = self._value() * (1 - self._gain()) > trial.best[walks.image]
-        walks.done |= self.restarted & hopeless & ~walks.begun
+        walks.done |= self.restarted & (self._value() * (1 - self._gain()) > trial.best[walks.image])
         if trial.budget is None:
             return False
         idle = walks.done.view(self.M, self.R).all(1).nonzero().squeeze(1)
@@ -252,17 +251,16 @@ class _Search:
         self._enter(rows)
 
     def _aside(self, image: Tensor, which: Tensor) -> Tensor:
-        """Return points (k, n) as far as the starts of numbers `which` (k,), turned towards the nearest examples."""
-        trial, far = self.trial, self.starts.at(which)
+        """Return points (k, n) as far as the starts of numbers `which` (k,), turned towards what is known, if any."""
+        trial = self.trial
         clean = trial.clean.index_select(0, image)
-        d, best = far - clean, trial.best_x.index_select(0, image) - clean
+        d, best = self.starts.at(which) - clean, trial.best_x.index_select(0, image) - clean
         tiny = torch.finfo(d.dtype).tiny
         length, distance = (torch.linalg.vector_norm(v, dim=1, keepdim=True).clamp_min(tiny) for v in (d, best))
         u = torch.lerp(best / distance, d / length, _ASIDE)
-        aside = (clean + length * u / torch.linalg.vector_norm(u, dim=1, keepdim=True).clamp_min(tiny)).clamp(
-            *trial.model.box
-        )
-        return torch.where(torch.isfinite(trial.best[image])[:, None], aside, far)
+        u = u / torch.linalg.vector_norm(u, dim=1, keepdim=True).clamp_min(tiny)
+        aside: Tensor = (clean + length * u).clamp(*trial.model.box)
+        return aside
 
     def _at_random(self, idle: Tensor) -> None:
         """Start a walk for each of the images `idle` (k,) at random steps from it, its nearest example or beyond."""

@@ -122,7 +122,7 @@ class Walks:
     def begin(self, rows: Tensor, x: Tensor) -> None:
         """Begin the walks of `rows` anew at points x (k, n) away from the images; their first step evaluates there."""
         self._alpha[rows], self._omega[rows] = _FAR_ALPHA, _OVERSHOOT
-        self.best[rows] = torch.inf
+        self.best[rows], self.expected[rows] = torch.inf, 0.0  # what it will come to is not known
         self.steps[rows], self._in_vain[rows], self.returns[rows] = 0, 0, 0
         self.done[rows], self.begun[rows], self._unbarred[rows] = False, True, False
         self._secants.forget(rows)
