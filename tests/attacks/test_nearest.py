@@ -442,6 +442,17 @@ def test_one_image_with_the_pool_is_as_it_is_among_others() -> None:
         torch.testing.assert_close(alone.distance[0], whole.distance[i], rtol=1e-6, atol=0)
 
 
+def test_images_that_are_in_different_places_share_their_batches() -> None:
+    net, *_ = two_layers(2, n=10, units=12, classes=4)
+    draw = np.random.default_rng(3)
+    images, more = (torch.from_numpy(draw.uniform(0, 1, (k, 10))) for k in (40, 30))
+    batches: list[int] = []
+    net.register_forward_hook(lambda _, args, __: batches.append(len(args[0])))
+    result = Nearest(budget=300, starts=(more, net(more).argmax(1)))(net, images, net(images).argmax(1))
+    # In one round the images that cut a segment ask the net together, and those that step or begin.
+    assert len(batches) <= 2.5 * int(result.forwards.max())
+
+
 def test_every_pass_is_counted_with_a_pool() -> None:
     net, *_ = two_layers(2, n=10, units=12, classes=4)
     counting = Counting(net)
