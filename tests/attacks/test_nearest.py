@@ -353,14 +353,20 @@ def test_an_image_without_an_example_keeps_the_passes_for_one_far_start(monkeypa
     assert not Nearest(budget=40, starts=starts)(Asymptote(), image, label).found.any()
 
 
-def test_clean_walks_that_promise_far_less_than_a_far_one_has_found_are_given_up() -> None:
+def begun(*, budget: int) -> nearest._Search:
+    """Return a search that has looked at nothing yet: two images of ten entries, four classes, a pool of thirty."""
     net, *_ = two_layers(2, n=10, units=12, classes=4)
     draw = np.random.default_rng(3)
     images, more = (torch.from_numpy(draw.uniform(0, 1, (k, 10))) for k in (2, 30))
-    trial = Trial(Model(net), images, None, norm=2, budget=1000)
+    trial = Trial(Model(net), images, None, norm=2, budget=budget)
     given = starts_module.pool((more, net(more).argmax(1)), trial)
     targets = trial.z.scatter(1, trial.labels[:, None], -torch.inf).topk(3, dim=1).indices
-    search = nearest._Search(trial, torch.arange(2), targets, given)
+    return nearest._Search(trial, torch.arange(2), targets, given)
+
+
+def test_clean_walks_that_promise_far_less_than_a_far_one_has_found_are_given_up() -> None:
+    search = begun(budget=1000)
+    trial = search.trial
     best, expected = (t.view(2, search.R) for t in (search.walks.best, search.walks.expected))
     expected[:, :3] = torch.tensor([1.0, 3.0, 5.0])  # a clean walk may still gain 0.3 of that
     best[0, 3], trial.best[0] = 1.0, 1.0  # the first image has an example from afar, the second has none
@@ -415,13 +421,7 @@ def test_later_far_starts_are_turned_towards_the_nearest_example() -> None:
 
 
 def test_what_follows_the_first_walks_starts_at_the_pool_and_only_then_at_random() -> None:
-    net, *_ = two_layers(2, n=10, units=12, classes=4)
-    draw = np.random.default_rng(3)
-    images, more = (torch.from_numpy(draw.uniform(0, 1, (k, 10))) for k in (2, 30))
-    trial = Trial(Model(net), images, None, norm=2, budget=100_000)
-    given = starts_module.pool((more, net(more).argmax(1)), trial)
-    targets = trial.z.scatter(1, trial.labels[:, None], -torch.inf).topk(3, dim=1).indices
-    search = nearest._Search(trial, torch.arange(2), targets, given)
+    search = begun(budget=100_000)
     known = int((search.later >= 0).sum(1).min())
     assert known > 3
     last = search.R - 1
