@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from small_nets import Counting
 from torch import Tensor, nn
+from torch.nn import functional
 
 import truth
 from intriguing import Model
@@ -318,6 +319,26 @@ def test_a_net_without_any_slope_still_gets_the_bisected_starts() -> None:
     result = attack_dark(Steps(), pool())
     assert result.found.all()
     assert (result.phase == int(Phase.START)).all() | (result.phase == int(Phase.BISECT)).any()
+
+
+class BrightSquare(nn.Module):
+    """Class 1 where a square of 7 x 7 pixels is brighter than 0.8 on average; no slope below 0.75."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        brightest = functional.avg_pool2d(images, 7, stride=1).flatten(1).amax(1)
+        return torch.stack([torch.full_like(brightest, 0.05), (brightest - 0.75).clamp(min=0)], dim=1)
+
+
+def test_without_a_pool_coarse_noise_finds_what_fine_noise_hides() -> None:
+    draw = torch.Generator().manual_seed(1)
+    images = 0.2 * torch.rand(6, 1, 28, 28, generator=draw, dtype=torch.float64)
+    result = Nearest(budget=200)(BrightSquare(), images, torch.zeros(6, dtype=torch.int64))
+    # Raised by the same amount, the brightest square needs the least; where that leaves no pixel above 1, exactly so.
+    least = 7 * (0.8 - functional.avg_pool2d(images, 7, stride=1).flatten(1).amax(1))
+    assert (result.distance >= least * (1 - 1e-9)).all()
+    assert (result.distance <= 1.05 * least).all()
+    fine = torch.rand(6, 1, 28, 28, generator=draw, dtype=torch.float64)
+    assert (BrightSquare()(fine).argmax(1) == 0).all()
 
 
 def test_without_a_pool_and_without_slope_noise_is_tried() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from intriguing import Model
-from intriguing.attacks import starts
+from intriguing.attacks import nearest, starts
 from intriguing.attacks.base import Trial
 
 CLASSES = 6
@@ -85,6 +85,29 @@ def test_no_image_changes_where_another_starts() -> None:
         used = int((alone.order[0] >= 0).sum())
         assert torch.equal(alone.lengths[0, :used], whole.lengths[i, :used])
         assert torch.equal(alone.at(alone.order[0, :used]), whole.at(whole.order[i, :used]))
+
+
+def test_noise_for_pictures_is_coarse() -> None:
+    """Squares of a seventh of the side and more: what a pixel is, its neighbours nearly are."""
+    trial = Trial(Model(nn.Flatten(), box=(-1, 1)), torch.zeros(1, 2, 28, 28), None, norm=2, budget=None)
+    points = starts.pool(None, trial).points.view(-1, 2, 28, 28)
+    assert len(points) > starts.AT_FIRST
+    assert points.min() >= -1
+    assert points.max() <= 1
+    assert (points.abs() == 1).double().mean() > 0.1  # black and white
+    for along in (2, 3):
+        assert points.diff(dim=along).abs().mean() < 0.2  # of pixels without their neighbours it would be 0.67
+    assert (points[:, 0] - points[:, 1]).abs().mean() > 0.5, "channels are drawn apart"
+
+
+def test_a_start_of_no_known_class_leads_to_the_class_that_was_asked_for() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    trial = Trial(Model(net), images, None, norm=2, budget=None)
+    targets = trial.labels[:, None].add(torch.tensor([[2, 1]])) % 4
+    search = nearest._Search(trial, torch.arange(3), targets, starts.pool(None, trial))
+    assert search.walks.target.view(3, -1).tolist() == [[t, u, t, t, t] for t, u in targets.tolist()]
+    assert search._class_of(search.later[:, 0], torch.arange(3)).tolist() == targets[:, 0].tolist()
 
 
 def test_without_images_there_is_noise_in_the_box() -> None:

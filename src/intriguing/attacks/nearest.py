@@ -77,7 +77,8 @@ class Nearest(Attack):
             walk has ended.
         classes: at most so many of the likeliest wrong classes get a walk from the clean image.
         starts: images (M, ...) and labels (M,) int64 of the same kind as those attacked, for example from the
-            training set; their labels are taken for what the net answers, and checked where one is used. None: noise.
+            training set; their labels are taken for what the net answers, and checked where one is used. None: noise,
+            coarse where the images are pictures (C, H, W) of seven pixels a side and more.
 
     Example:
         >>> result = Nearest(budget=400, starts=(train_images, train_labels))(model, images, labels)
@@ -139,7 +140,7 @@ class _Search:
         lengths = self.starts.lengths[:, :at_first].flatten()
         self.R = self.C + first.shape[1]
         number = first.flatten().clamp_min(0)
-        classes = self.starts.labels[number].clamp_min(0).view_as(first)
+        classes = self._class_of(first.clamp_min(0), torch.arange(self.M, device=images.device)[:, None])
         self.walks = Walks(trial, images.repeat_interleave(self.R), torch.cat([targets, classes], dim=1).flatten())
         grid = torch.arange(self.M * self.R, device=images.device).view(self.M, self.R)
         self.clean_rows, far_rows = grid[:, : self.C], grid[:, self.C :].flatten()
@@ -246,9 +247,14 @@ class _Search:
         which = self.later[idle, self.rounds[idle]]
         idle, which = idle[which >= 0], which[which >= 0]
         rows = idle * self.R + self.R - 1  # the last walk of the image, which has ended, makes room
-        self.restarted[rows], walks.target[rows] = False, self.starts.labels[which]
+        self.restarted[rows], walks.target[rows] = False, self._class_of(which, idle)
         walks.begin(rows, self._aside(self.images[idle], which))
         self._enter(rows)
+
+    def _class_of(self, which: Tensor, place: Tensor) -> Tensor:
+        """Return the classes of starts of numbers `which`, for noise the first that the images at `place` aim at."""
+        labels = self.starts.labels[which]
+        return torch.where(labels < 0, self.targets[place, 0], labels)
 
     def _aside(self, image: Tensor, which: Tensor) -> Tensor:
         """Return points (k, n) as far as the starts of numbers `which` (k,), turned towards what is known, if any."""

@@ -11,7 +11,8 @@ search with more budget sees ever more of the other classes:
 
 The classes that the net finds likeliest go through all tiers before the others.
 
-Without images, starts are noise, the same for every image under attack.
+Without images, starts are noise, the same for every image under attack. Where those are pictures it is coarse, black
+and white over a few pixels in each direction: of noise from pixel to pixel nothing is left behind a net's filters.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from intriguing import rng
 from intriguing.attacks.base import Trial
@@ -31,6 +33,7 @@ _SHARE, _LEAST = 16, 3  # an average is of this part of a class, and of no fewer
 _CLASSES = 16  # nearest classes whose averages are taken
 _LIKELIEST = 4  # classes that come first
 _SINGLE = 6  # images of a class that are starts themselves
+_PICTURES, _SIDES = 32, (7, 6, 5, 4)  # of noise where there are no images, and the squares along their sides in turn
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ def pool(starts: tuple[Tensor, Tensor] | None, trial: Trial) -> Pool:
     clean = trial.clean
     if starts is None:
         low, high = trial.model.box
-        noise = torch.rand(AT_FIRST, clean.shape[1], generator=rng.generator("starts", 0), dtype=torch.float64)
-        return Pool((low + (high - low) * noise).to(clean), torch.full((AT_FIRST,), -1, device=clean.device))
+        noise = _noise(trial.shape)
+        return Pool((low + (high - low) * noise).to(clean), torch.full((len(noise),), -1, device=clean.device))
     images, labels = starts
     if images.shape[1:] != trial.shape:
         raise InputError(
@@ -94,6 +97,19 @@ def pool(starts: tuple[Tensor, Tensor] | None, trial: Trial) -> Pool:
         )
     trial.model.check_inputs(images)
     return Pool(images.detach().to(clean).flatten(1), labels.to(clean.device))
+
+
+def _noise(shape: torch.Size) -> Tensor:
+    """Return points (P, n) float64 of [0, 1]: coarse pictures for images of shape (C, H, W), plain noise for others."""
+    draw = rng.generator("starts", 0)
+    if len(shape) != 3 or min(shape[1:]) < max(_SIDES):
+        return torch.rand(AT_FIRST, shape.numel(), generator=draw, dtype=torch.float64)
+    pictures = []
+    for i in range(_PICTURES):
+        side = _SIDES[i % len(_SIDES)]
+        squares = torch.randint(0, 2, (1, shape[0], side, side), generator=draw).double()
+        pictures.append(interpolate(squares, size=shape[1:], mode="bilinear", align_corners=False).flatten())
+    return torch.stack(pictures)
 
 
 def choose(trial: Trial, images: Tensor, given: Pool) -> Starts:
