@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -416,7 +417,7 @@ def test_a_segment_to_a_far_start_is_cut_near_the_boundary(bend: float, most: fl
     row = torch.tensor([1])
     search._enter(row)
     while search._entering()[row]:
-        search._go_on(row)
+        search._advance(row)
     at = float(search.walks.x[1, 0])
     assert 0.2 < at <= most
     assert int(trial.forwards) == 1 + 1 + 3 + 1
@@ -434,7 +435,7 @@ def test_later_far_starts_are_turned_towards_the_nearest_example() -> None:
     given = starts_module.pool((far, torch.full((3,), 2)), trial)
     search = nearest._Search(trial, torch.arange(2), torch.tensor([[1], [1]]), given)
     trial.best[0], trial.best_x[0] = 0.2, torch.tensor([0.2, 0.0, 0.0])  # the second image has none
-    x = search._aside(torch.arange(2), torch.zeros(2, dtype=torch.int64))
+    x = search._blended(torch.arange(2), torch.zeros(2, dtype=torch.int64))
     angle = math.atan2(0.7, 0.3)
     expected = 0.9 * torch.tensor([math.cos(angle), math.sin(angle), 0.0])
     torch.testing.assert_close(x[0], expected)
@@ -472,6 +473,15 @@ def test_images_that_are_in_different_places_share_their_batches() -> None:
     result = Nearest(budget=300, starts=(more, net(more).argmax(1)))(net, images, net(images).argmax(1))
     # In one round the images that cut a segment ask the net together, and those that step or begin.
     assert len(batches) <= 2.5 * int(result.forwards.max())
+
+
+@pytest.mark.parametrize(("total", "expected"), [(2**30, 2**29), (2**36, 2**32)])
+def test_a_cuda_device_with_much_memory_holds_more_images_at_once(
+    monkeypatch: pytest.MonkeyPatch, total: int, expected: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=total))
+    assert nearest._memory(torch.device("cuda")) == expected
+    assert nearest._memory(torch.device("cpu")) == 2**29
 
 
 def test_every_pass_is_counted_with_a_pool() -> None:

@@ -55,14 +55,14 @@ _HALFWAY = 0.5  # where the boundary is expected on a segment to a far start bef
 # beyond, where the gradient is of more than one piece, walks come back along the valleys beside the first.
 _RESTARTS = ((0.5, 1.0), (1.0, 0.0), (0.5, 1.2), (0.5, 0.0), (0.25, 1.2), (1.5, 0.0), (1.0, 1.2), (0.8, 0.0))
 _RESTART_GAIN = 0.4
-_ASIDE = 0.7  # share of a later far start's direction, the rest is the nearest example's
+_FAR_SHARE = 0.7  # share of a later far start's direction, the rest is the nearest example's
 _RESTART_PASSES = 30  # a restart that cannot have so many is not worth its first ones
 _ENTRY = segments.PASSES + 2  # passes from a far start to the first linearisation on the boundary
 _HOPELESS = 2.5  # a clean walk that promises no less than so many times what a far one has found is given up
 _PASSES_PER_CLASS = 25  # of the budget, so that a small one is not spent on gradients of classes that cannot win
 _TRIMS = (0.998, 0.9995)  # the last tries to shorten the perturbation as it is
-_BYTES = 2**29  # of memory for the walks of the images that are searched at once,
-_CUDA_SHARE = 16  # or this part of a CUDA device's, if that is more: there a small batch takes as long as a large one
+_BYTES = 2**29  # of memory for the walks of the images that are searched at once
+_CUDA_PART = 16  # of a CUDA device's memory, if that is more: there a small batch takes as long as a large one
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _memory(device: torch.device) -> int:
     """Return how many bytes the walks may take."""
     if device.type != "cuda":
         return _BYTES
-    return max(_BYTES, torch.cuda.get_device_properties(device).total_memory // _CUDA_SHARE)
+    return max(_BYTES, torch.cuda.get_device_properties(device).total_memory // _CUDA_PART)
 
 
 class _Search:
@@ -167,10 +167,10 @@ class _Search:
                 if restarted:  # where there is no slope: the next round tries elsewhere, as far as budgets last
                     continue
                 break
-            self._go_on(going * self.R + which[going])
+            self._advance(going * self.R + which[going])
         self._trim()
 
-    def _go_on(self, rows: Tensor) -> None:
+    def _advance(self, rows: Tensor) -> None:
         """Take the next pass or two of each of `rows` (k,), one of an image: all cuts together, and all steps."""
         self._enter(rows[self.waiting[rows]])
         rows = rows[~self.walks.done[rows]]
@@ -248,7 +248,7 @@ class _Search:
         idle, which = idle[which >= 0], which[which >= 0]
         rows = idle * self.R + self.R - 1  # the last walk of the image, which has ended, makes room
         self.restarted[rows], walks.target[rows] = False, self._class_of(which, idle)
-        walks.begin(rows, self._aside(self.images[idle], which))
+        walks.begin(rows, self._blended(self.images[idle], which))
         self._enter(rows)
 
     def _class_of(self, which: Tensor, place: Tensor) -> Tensor:
@@ -256,17 +256,17 @@ class _Search:
         labels = self.starts.labels[which]
         return torch.where(labels < 0, self.targets[place, 0], labels)
 
-    def _aside(self, image: Tensor, which: Tensor) -> Tensor:
+    def _blended(self, image: Tensor, which: Tensor) -> Tensor:
         """Return points (k, n) as far as the starts of numbers `which` (k,), turned towards what is known, if any."""
         trial = self.trial
         clean = trial.clean.index_select(0, image)
         d, best = self.starts.at(which) - clean, trial.best_x.index_select(0, image) - clean
         tiny = torch.finfo(d.dtype).tiny
         length, distance = (torch.linalg.vector_norm(v, dim=1, keepdim=True).clamp_min(tiny) for v in (d, best))
-        u = torch.lerp(best / distance, d / length, _ASIDE)
+        u = torch.lerp(best / distance, d / length, _FAR_SHARE)
         u = u / torch.linalg.vector_norm(u, dim=1, keepdim=True).clamp_min(tiny)
-        aside: Tensor = (clean + length * u).clamp(*trial.model.box)
-        return aside
+        blended: Tensor = (clean + length * u).clamp(*trial.model.box)
+        return blended
 
     def _at_random(self, idle: Tensor) -> None:
         """Start a walk for each of the images `idle` (k,) at random steps from it, its nearest example or beyond."""
