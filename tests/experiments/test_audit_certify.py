@@ -136,5 +136,5 @@ def test_every_method_is_timed_and_one_that_takes_too_long_is_the_last(monkeypat
 
 
 def test_images_are_spread_over_the_whole_set() -> None:
-    assert audit_certify.spread(3).tolist() == [0, 1, 2]
-    assert audit_certify.spread(200).tolist() == list(range(0, 200, 10))
+    assert audit_certify.compared(3).tolist() == [0, 1, 2]
+    assert audit_certify.compared(200).tolist() == list(range(0, 200, 10))

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from questions import LINEAR, SIGMOID, check, digits, find, inputs, trained
+from questions import LINEAR, SIGMOID, Set, check, digits, find, inputs, trained
 
 from intriguing import bounds
+from intriguing.attacks import Nearest
 from intriguing.errors import ModelError
 from intriguing.experiments import sandwich
-from intriguing.experiments.cells import model_of
+from intriguing.experiments.cells import far_starts, model_of
 from intriguing.records import Record
 
 ROWS = ("plain", "other")
@@ -66,6 +68,24 @@ def test_the_table_keeps_what_every_exhibit_promises(needs: dict[str, Record]) -
     for figure in record.values["figures"]:
         found, proved, _ = (series["points"] for series in figure["series"])
         assert all(low["y"] <= high["y"] for low, high in zip(proved, found, strict=True))
+
+
+def test_the_attack_starts_from_training_images_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: list[dict[str, Any]] = []
+    monkeypatch.setattr(sandwich, "Nearest", lambda **given: options.append(given) or Nearest(**given))
+    ends(LINEAR)
+    images, labels = options[0]["starts"]
+    train = digits()["train"]
+    assert torch.equal(images, train.images)  # there are no more than may be starts
+    assert torch.equal(labels, train.labels)
+
+
+def test_starts_are_spread_over_a_set_that_comes_class_by_class() -> None:
+    order = torch.arange(10).repeat_interleave(200)
+    ordered = Set(order.double().view(-1, 1, 1, 1), order)
+    images, labels = far_starts(inputs(data={"train": ordered}))
+    assert torch.equal(images.flatten().long(), labels)
+    assert torch.bincount(labels).tolist() == [50] * 10
 
 
 def test_a_certificate_beyond_an_example_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 (torch's own abbreviation)
 
+from intriguing.attacks import Nearest
 from intriguing.errors import InputError
 from intriguing.experiments import robust_training
 from intriguing.records import Inputs, Record
@@ -103,11 +104,15 @@ def test_a_net_too_narrow_shows_in_the_sweep() -> None:
         robust_training.capacity(inputs(**needs), widths=[6, 1], images=150, seed=0)
 
 
-def test_what_pgd_hides_is_counted() -> None:
+def test_what_pgd_hides_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     net = trained("pgd")
+    options: list[dict[str, Any]] = []
+    monkeypatch.setattr(robust_training, "Nearest", lambda **given: options.append(given) or Nearest(**given))
     record = robust_training.hidden_weakness(
         inputs(trained=net), images=60, seed=0, steps=10, restarts=2, squares=30, budget=120
     )
+    images, labels = options[0]["starts"]
+    assert len(images) == len(labels) == 500  # of the training images
     cells = check_cells(record, 60)
     share = {column: cell["measured"] for (_, column), cell in cells.items()}
     once, restarted, squares, worst, far, _ = share.values()

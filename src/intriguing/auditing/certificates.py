@@ -94,7 +94,7 @@ def sample(store: Store, task: Task, name: str, images: Stream, *, fresh: bool, 
         advance: called with (done, all).
     """
     model = task.models[name]
-    ids = audit_certify.spread(len(images))
+    ids = audit_certify.compared(len(images))
     pixels, labels = in_box(images.read(ids), model.box), images.labels[ids]
     spec = _spec(task, name, pixels, labels, "certify_methods")
 

@@ -86,7 +86,7 @@ def _certificates(
     task: Task, gathered: Mapping[str, Gathered], stream: Stream, sampled: Mapping[str, Record]
 ) -> dict[str, Any]:
     """Return both ends of the distance for every model, what each method makes of them, and where layers lose."""
-    places = audit_certify.spread(len(stream))
+    places = audit_certify.compared(len(stream))
     models = []
     for name, rows in gathered.items():
         layers, note = sandwich.losses(task.models[name], rows, stream.shape)

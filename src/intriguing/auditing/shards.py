@@ -24,6 +24,7 @@ from intriguing.attacks.base import Attack
 from intriguing.data.stream import Stream, stream
 from intriguing.errors import DataError, StoreError
 from intriguing.experiments import audit, trust
+from intriguing.experiments.cells import spread
 from intriguing.nets.identity import content_hash
 from intriguing.nets.load import Model
 from intriguing.records import Record
@@ -161,7 +162,7 @@ def with_starts(
     if not lack:
         return dict(attacks)
     images = opened()
-    ids = spread(images, max(1, min(_STARTS, _STARTS_BYTES // (4 * math.prod(images.shape)))))
+    ids = spread(len(images), max(1, min(_STARTS, _STARTS_BYTES // (4 * math.prod(images.shape)))))
     ids, pixels = _readable(images, ids)
     if not len(ids):
         return dict(attacks)
@@ -182,12 +183,6 @@ def _readable(images: Stream, ids: Tensor) -> tuple[Tensor, Tensor]:
         if not found:
             return ids[:0], torch.empty(0)
         return torch.cat([one for one, _ in found]), torch.cat([pixels for _, pixels in found])
-
-
-def spread(images: Stream, count: int) -> Tensor:
-    """Return the ids (n,) of at most `count` images spread evenly over all: a folder comes class by class."""
-    n = min(count, len(images))
-    return torch.arange(n) * len(images) // n
 
 
 def in_box(pixels: Tensor, box: tuple[float, float]) -> Tensor:
@@ -242,7 +237,7 @@ def panel(store: Store, task: Task, name: str, images: Stream, *, fresh: bool, a
         advance: called with (done, all).
     """
     model = task.models[name]
-    ids = spread(images, _PANEL)
+    ids = spread(len(images), _PANEL)
     pixels, labels = in_box(images.read(ids), model.box), images.labels[ids]
     spec = {**_spec(task, name, pixels, labels), "panel": code_hash("intriguing.experiments.trust:panel")}
 

@@ -10,17 +10,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from intriguing.bounds.certificates import METHODS, certify
 from intriguing.errors import InputError, ModelError, UnknownNameError
+from intriguing.experiments.cells import spread
 from intriguing.nets.load import Model
 from intriguing.records import Record
 
 PRODUCT = "product"
 _IN_L2 = (PRODUCT, "curvature")  # methods that bound no other norm
 _STEPS = 20  # of crown-optimised where methods are compared: most of what 60 gain, in a third of the time
+_COMPARED = 20  # images that all methods are compared on
 _PATIENCE = 60.0  # seconds: after a method that took longer on the sample, the costlier ones are left out
 
 Progress = Callable[[float, float], None]
@@ -146,12 +147,6 @@ def certify_methods(
     return Record(values={"images": len(labels), "methods": found})
 
 
-def spread(count: int, size: int = 20) -> Tensor:
-    """Return which of `count` images the methods are compared on: at most `size`, spread evenly over all.
-
-    Example:
-        >>> spread(50, 4).tolist()
-        [0, 12, 25, 37]
-    """
-    n = min(size, count)
-    return torch.arange(n) * count // max(n, 1)
+def compared(count: int) -> Tensor:
+    """Return which of `count` images the methods are compared on: at most `_COMPARED`, spread evenly over all."""
+    return spread(count, _COMPARED)

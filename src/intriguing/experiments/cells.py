@@ -12,9 +12,11 @@ from torch import Tensor
 from intriguing.errors import InputError
 from intriguing.experiments.statistics import Estimate
 from intriguing.nets.load import Model
-from intriguing.records import Images, Record
+from intriguing.records import Images, Inputs, Record
 from intriguing.rng import generator
 from intriguing.training.recipes import restore
+
+_STARTS = 500  # training images that a search may start from
 
 
 def attacked_images(data: Images, count: int, seed: int) -> Tensor:
@@ -27,6 +29,24 @@ def attacked_images(data: Images, count: int, seed: int) -> Tensor:
     if not 1 <= count <= total:
         raise InputError(f"images: expected 1 to {total}, the size of the set, got {count}")
     return torch.randperm(total, generator=generator("attacked images", seed))[:count].sort().values
+
+
+def spread(count: int, size: int) -> Tensor:
+    """Return the ids of at most `size` of `count` images, spread evenly over all: a set may come class by class.
+
+    Example:
+        >>> spread(50, 4).tolist()
+        [0, 12, 25, 37]
+    """
+    n = min(size, count)
+    return torch.arange(n) * count // max(n, 1)
+
+
+def far_starts(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Return training images (P, C, H, W) and their labels (P,), from which to search for the nearest example too."""
+    train = inputs.data("train")
+    ids = spread(len(train.labels), _STARTS)
+    return train.images[ids], train.labels[ids]
 
 
 def model_of(record: Record, net: str, data: Images, device: torch.device) -> Model:

@@ -25,7 +25,7 @@ from intriguing.attacks.result import check_norm
 from intriguing.attacks.square import Square
 from intriguing.errors import InputError
 from intriguing.experiments import statistics
-from intriguing.experiments.cells import attacked_images, cell, measured, model_of
+from intriguing.experiments.cells import attacked_images, cell, far_starts, measured, model_of
 from intriguing.experiments.statistics import Estimate
 from intriguing.nets.load import Model
 from intriguing.records import Images, Inputs, Record
@@ -255,7 +255,8 @@ def hidden_weakness(
     and a larger eps tell how much is hidden.
 
     Args:
-        inputs: needs ``"trained"``, a record of `training.adversarial.train` in Linf; data ``"test"``.
+        inputs: needs ``"trained"``, a record of `training.adversarial.train` in Linf; data ``"test"``, and
+            ``"train"`` for the search in L2 to start from.
         images: how many test images.
         seed: draws the images and the starts.
         steps: of PGD.
@@ -287,9 +288,8 @@ def hidden_weakness(
         cell(row, f"PGD-{steps} x {restarts}, eps {large:g}", _share(far), hidden_weakness, _noise(bench, large))
     )
     radius = bench.eps * math.sqrt(bench.x[0].numel()) / 4
-    by_pgd, nearest = (
-        _share(holds) for holds in (bench.holds(PGD(radius, 2, steps=steps)), _far(bench, radius, budget))
-    )
+    by_pgd = _share(bench.holds(PGD(radius, 2, steps=steps)))
+    nearest = _share(_far(bench, radius, budget, far_starts(inputs)))
     control = {"label": f"PGD-{steps} in L2", **measured(by_pgd)}
     cells.append(cell(row, f"accuracy under Nearest in L2, radius {radius:.3g}", nearest, hidden_weakness, control))
     worst = looks[f"worst of these and PGD, {at}"]
@@ -303,9 +303,9 @@ def hidden_weakness(
     return Record(values={"cells": cells, "findings": [finding], "lowered": lowered})
 
 
-def _far(bench: _Bench, radius: float, budget: int) -> Tensor:
+def _far(bench: _Bench, radius: float, budget: int, starts: tuple[Tensor, Tensor]) -> Tensor:
     """Return which images have no example within an L2 radius, as the minimal-norm attack sees it."""
-    attack = Nearest(budget=budget)
+    attack = Nearest(budget=budget, starts=starts)
     result = attack(bench.model, bench.x, bench.labels, generator=generator("robust training/l2", bench.seed))
     return result.attacked & (result.distance > radius)
 

@@ -20,7 +20,7 @@ from intriguing.attacks.nearest import Nearest
 from intriguing.attacks.result import AttackStatus
 from intriguing.errors import ModelError
 from intriguing.experiments import resampling, statistics
-from intriguing.experiments.cells import attacked_images, cell, exact, measured, model_of
+from intriguing.experiments.cells import attacked_images, cell, exact, far_starts, measured, model_of
 from intriguing.experiments.resampling import Array, Statistic
 from intriguing.experiments.statistics import Estimate
 from intriguing.records import Inputs, Record
@@ -48,7 +48,7 @@ def both_ends(inputs: Inputs, *, net: str, images: int, seed: int, budget: int, 
     """Certify test images of a net, and look for the nearest adversarial example of each.
 
     Args:
-        inputs: needs ``"net"``, a trained net; data ``"test"``.
+        inputs: needs ``"net"``, a trained net; data ``"test"``, and ``"train"`` for the attack to start from.
         net: the net's name.
         images: how many test images, at most the whole set.
         seed: draws the images.
@@ -75,7 +75,7 @@ def both_ends(inputs: Inputs, *, net: str, images: int, seed: int, budget: int, 
     began = time.perf_counter()
     # No step of the attack sees a bound, and no bound an example.
     draw = generator(f"sandwich/{net}", seed)
-    result = Nearest(budget=budget)(model, x, labels, generator=draw, progress=told(0))
+    result = Nearest(budget=budget, starts=far_starts(inputs))(model, x, labels, generator=draw, progress=told(0))
     seconds = {"attack": time.perf_counter() - began}
     rows: dict[str, list[Any]] = {
         "image": ids.tolist(),

@@ -70,7 +70,7 @@ def _hidden(settings: Settings) -> Cell:
         "intriguing.experiments.robust_training:hidden_weakness",
         {"images": settings.images, "seed": settings.seed},
         needs={"trained": _pgd(settings)},
-        data=("test",),
+        data=("train", "test"),
         label="what PGD does not find",
     )
 

@@ -64,7 +64,7 @@ def _training(settings: Settings) -> Cell:
             "intriguing.experiments.sandwich:both_ends",
             chosen,
             needs={"net": trained},
-            data=("test",),
+            data=("train", "test"),
             label=f"both ends, {row}",
         )
     chosen = {"rows": list(trainings), "seed": settings.seed}
