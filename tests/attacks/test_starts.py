@@ -100,6 +100,36 @@ def test_noise_for_pictures_is_coarse() -> None:
     assert (points[:, 0] - points[:, 1]).abs().mean() > 0.5, "channels are drawn apart"
 
 
+def test_coarse_noise_follows_the_first_averages_of_pictures() -> None:
+    draw = torch.Generator().manual_seed(0)
+    points, labels = torch.rand(60, 1, 8, 8, generator=draw), torch.arange(60) % 4
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    trial = Trial(Model(net), torch.rand(3, 1, 8, 8, generator=draw), None, norm=2, budget=None)
+    chosen = starts.choose(trial, torch.arange(3), starts.pool((points, labels), trial))
+    noise = starts.pool(None, trial).points[:16]
+    for order, lengths, clean in zip(chosen.order, chosen.lengths, trial.clean, strict=True):
+        order, lengths = order[order >= 0], lengths[order >= 0]
+        known = chosen.labels[order] >= 0
+        assert known.tolist() == [True] * 3 + [False] * 16 + [True] * (len(order) - 19)
+        assert torch.equal(chosen.at(order[3:19]), noise)
+        torch.testing.assert_close(lengths, (chosen.at(order) - clean).norm(dim=1))
+    two = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    trial = Trial(Model(two), torch.rand(3, 1, 8, 8, generator=draw), None, norm=2, budget=None)
+    chosen = starts.choose(trial, torch.arange(3), starts.pool((points, labels), trial))
+    assert chosen.first == 1
+    assert (chosen.labels[chosen.order[:, :18]] >= 0).tolist() == [[True] + [False] * 16 + [True]] * 3
+
+
+def test_images_of_classes_that_the_net_does_not_know_leave_noise() -> None:
+    trial, points, _ = case()
+    chosen = starts.choose(trial, torch.arange(5), starts.pool((points, torch.full((216,), 7)), trial))
+    alone = starts.choose(trial, torch.arange(5), starts.pool(None, trial))
+    assert torch.equal(chosen.at(chosen.order[0]), alone.at(alone.order[0]))
+    assert (chosen.labels == -1).all()
+
+
 def test_a_start_of_no_known_class_leads_to_the_class_that_was_asked_for() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))

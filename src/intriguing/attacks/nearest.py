@@ -10,9 +10,9 @@ is taken, where the bracket is what a walk may still gain. On ordinary nets most
 each; on nets trained against Linf, where the gradient at the clean image misleads, those from afar overtake them after
 a few steps, and clean walks that promise far less are given up.
 
-Far starts are averages of images of other classes and such images themselves (`starts`), where the caller gives a pool
-of them, as Brendel et al. 2019 start from images; without a pool they are noise, the same for every image. A start is
-checked by a pass of the net that counts, and the margin along its segment to the clean image is brought near to 0.
+Far starts are averages of images of other classes, noise, and such images themselves (`starts`), where the caller gives
+a pool of them, as Brendel et al. 2019 start from images; without a pool they are noise alone. A start is checked by a
+pass of the net that counts, and the margin along its segment to the clean image is brought near to 0.
 
 A walk that has returned to its nearest point r times in a row, with nothing gained between, is given up where (1),
 less a share that falls with r, is still beyond what is known. An image for which nothing has been found keeps the
@@ -135,9 +135,8 @@ class _Search:
         self.trial, self.images, self.targets = trial, images, targets
         self.M, self.C = targets.shape
         self.starts = starts.choose(trial, images, pool)
-        at_first = starts.AT_FIRST if pool.labels[0] < 0 else min(starts.AT_FIRST, trial.classes - 1)
-        first, self.later = self.starts.order[:, :at_first], self.starts.order[:, at_first:]
-        lengths = self.starts.lengths[:, :at_first].flatten()
+        first, self.later = self.starts.order.tensor_split([self.starts.first], dim=1)
+        lengths = self.starts.lengths[:, : self.starts.first].flatten()
         self.R = self.C + first.shape[1]
         number = first.flatten().clamp_min(0)
         classes = self._class_of(first.clamp_min(0), torch.arange(self.M, device=images.device)[:, None])

@@ -11,8 +11,11 @@ search with more budget sees ever more of the other classes:
 
 The classes that the net finds likeliest go through all tiers before the others.
 
-Without images, starts are noise, the same for every image under attack. Where those are pictures it is coarse, black
-and white squares of a seventh to a quarter of the side: of noise from pixel to pixel little passes a net's filters.
+Where images are pictures, coarse noise follows the first few of these, black and white squares of a seventh to a
+quarter of the side, the same for every image under attack. On nets trained by projected gradient descent in Linf a
+search between such noise and the nearest example comes nearer than one between averages and it, at an equal cost.
+
+Without images there is nothing but noise; for inputs that are no pictures it is plain.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ _SHARE, _LEAST = 16, 3  # an average is of this part of a class, and of no fewer
 _CLASSES = 16  # nearest classes whose averages are taken
 _LIKELIEST = 4  # classes that come first
 _SINGLE = 6  # images of a class that are starts themselves
-_PICTURES, _SIDES = 32, (7, 6, 5, 4)  # of noise where there are no images, and the squares along their sides in turn
+_PICTURES, _WITH_IMAGES = 32, 16  # pictures of noise, where there are no images and where there are
+_SIDES = (7, 6, 5, 4)  # the squares along their sides in turn
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,15 @@ class Starts:
     """What M images under attack start from, K starts each; the j-th start of all is row j of `points`, then of `more`.
 
     Attributes:
+        first: how many of each image's starts a search has from the beginning.
         points: (P, n) images of the pool.
-        more: (Q, n) averages.
+        more: (Q, n) averages, then noise.
         labels: (P + Q,) int64, -1 where the class is not known.
         order: (M, K) int64 which start comes first, second and so on; -1 where there are no more.
         lengths: (M, K) how far each is from the image; inf where there are no more.
     """
 
+    first: int
     points: Tensor
     more: Tensor
     labels: Tensor
@@ -86,9 +92,11 @@ def pool(starts: tuple[Tensor, Tensor] | None, trial: Trial) -> Pool:
     """
     clean = trial.clean
     if starts is None:
-        low, high = trial.model.box
-        noise = _noise(trial.shape)
-        return Pool((low + (high - low) * noise).to(clean), torch.full((len(noise),), -1, device=clean.device))
+        noise = _pictures(trial, _PICTURES)
+        if not len(noise):
+            draw = rng.generator("starts", 0)
+            noise = _in_box(trial, torch.rand(AT_FIRST, clean.shape[1], generator=draw, dtype=torch.float64))
+        return Pool(noise, _unknown(noise))
     images, labels = starts
     if images.shape[1:] != trial.shape:
         raise InputError(
@@ -99,17 +107,28 @@ def pool(starts: tuple[Tensor, Tensor] | None, trial: Trial) -> Pool:
     return Pool(images.detach().to(clean).flatten(1), labels.to(clean.device))
 
 
-def _noise(shape: torch.Size) -> Tensor:
-    """Return points (P, n) float64 of [0, 1]: coarse pictures for images of shape (C, H, W), plain noise for others."""
-    draw = rng.generator("starts", 0)
+def _pictures(trial: Trial, count: int) -> Tensor:
+    """Return coarse noise (count, n) for images of shape (C, H, W), of seven pixels a side and more; else (0, n)."""
+    shape = trial.shape
     if len(shape) != 3 or min(shape[1:]) < max(_SIDES):
-        return torch.rand(AT_FIRST, shape.numel(), generator=draw, dtype=torch.float64)
-    pictures = []
-    for i in range(_PICTURES):
+        return trial.clean[:0]
+    draw, pictures = rng.generator("starts", 0), []
+    for i in range(count):
         side = _SIDES[i % len(_SIDES)]
         squares = torch.randint(0, 2, (1, shape[0], side, side), generator=draw).double()
         pictures.append(interpolate(squares, size=shape[1:], mode="bilinear", align_corners=False).flatten())
-    return torch.stack(pictures)
+    return _in_box(trial, torch.stack(pictures))
+
+
+def _in_box(trial: Trial, x: Tensor) -> Tensor:
+    """Return points (k, n) of [0, 1] in the model's box, like the trial's images."""
+    low, high = trial.model.box
+    return (low + (high - low) * x).to(trial.clean)
+
+
+def _unknown(points: Tensor) -> Tensor:
+    """Return the labels (k,) of points (k, n) whose class is not known."""
+    return torch.full((len(points),), -1, device=points.device)
 
 
 def choose(trial: Trial, images: Tensor, given: Pool) -> Starts:
@@ -119,14 +138,14 @@ def choose(trial: Trial, images: Tensor, given: Pool) -> Starts:
     M, P = len(images), len(points)
     if bool((labels < 0).all()):
         which = torch.arange(P, device=points.device).expand(M, -1)
-        return Starts(points, points[:0], labels, which, _distances(clean, points[which]))
+        return Starts(AT_FIRST, points, points[:0], labels, which, _lengths(clean, points))
+    first = min(AT_FIRST, trial.classes - 1)
     # A matrix product is many times as fast as exact distances, and off by rounding: it only chooses.
     distance = torch.cdist(clean, points, compute_mode="use_mm_for_euclid_dist")
     label, wanted = trial.labels[images], trial.wanted[images]
     classes = torch.unique(labels[(labels >= 0) & (labels < trial.classes)])
     if not len(classes):
-        none = torch.full((M, 1), -1, device=points.device)
-        return Starts(points, points[:0], labels, none, torch.full_like(clean[:, :1], math.inf))
+        return choose(trial, images, pool(None, trial))
     allowed = torch.where(wanted[:, None] < 0, classes != label[:, None], classes == wanted[:, None])
     members = [(labels == c).nonzero().squeeze(1) for c in classes]
     nearest = torch.stack([distance[:, of].amin(1) for of in members], dim=1).masked_fill(~allowed, math.inf)
@@ -156,7 +175,12 @@ def choose(trial: Trial, images: Tensor, given: Pool) -> Starts:
     by = late.argsort(dim=1, stable=True)
     lengths, order = lengths.gather(1, by), numbers.gather(1, by)
     order = order.masked_fill(lengths.isinf(), -1)
-    return Starts(points, torch.cat(averages), torch.cat(of_class), order, lengths)
+    noise = _pictures(trial, _WITH_IMAGES)
+    which = sum(map(len, of_class)) + torch.arange(len(noise), device=points.device).expand(M, -1)
+    order = torch.cat([order[:, :first], which, order[:, first:]], dim=1)
+    lengths = torch.cat([lengths[:, :first], _lengths(clean, noise), lengths[:, first:]], dim=1)
+    more, labels = torch.cat([*averages, noise]), torch.cat([*of_class, _unknown(noise)])
+    return Starts(first, points, more, labels, order, lengths)
 
 
 def _averages(distance: Tensor, within: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -179,6 +203,12 @@ def _averages(distance: Tensor, within: Tensor) -> list[tuple[Tensor, Tensor]]:
     nearest = distance.topk(count, dim=1, largest=False).indices
     weights = torch.zeros_like(distance, dtype=torch.float64).scatter_(1, nearest, 1 / count)
     return [((weights @ wide).to(within), own), everything]
+
+
+def _lengths(clean: Tensor, points: Tensor) -> Tensor:
+    """Return the distances (M, P) of points (P, n), the same for all, from images (M, n)."""
+    length: Tensor = torch.cdist(clean, points, compute_mode="donot_use_mm_for_euclid_dist")
+    return length
 
 
 def _distances(clean: Tensor, points: Tensor) -> Tensor:
