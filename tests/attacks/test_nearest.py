@@ -15,26 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import truth
+from enumerated import over_optimal, two_layers
 from intriguing import Model
-from intriguing.attacks import LBFGS, AttackResult, AttackStatus, Nearest, Phase, nearest, walk
+from intriguing.attacks import LBFGS, AttackResult, AttackStatus, Nearest, Phase, walk
 from intriguing.attacks import starts as starts_module
 from intriguing.attacks.base import Trial
+from intriguing.attacks.nearest import _memory, _Search
 from intriguing.attacks.planes import Planes
 from intriguing.errors import InputError
 
-Layer = tuple[np.ndarray, np.ndarray]
 CLOSE = 1.001  # found over optimal: the walks end three parts in ten thousand beyond the boundary
-
-
-def two_layers(seed: int, n: int = 6, units: int = 6, classes: int = 3) -> tuple[nn.Sequential, Layer, Layer]:
-    rng = np.random.default_rng(seed)
-    hidden = rng.standard_normal((units, n)), 0.3 * rng.standard_normal(units)
-    output = rng.standard_normal((classes, units)), 0.3 * rng.standard_normal(classes)
-    net = nn.Sequential(nn.Linear(n, units), nn.ReLU(), nn.Linear(units, classes)).double()
-    with torch.no_grad():
-        for parameter, value in zip(net.parameters(), (*hidden, *output), strict=True):
-            parameter.copy_(torch.from_numpy(value))
-    return net, hidden, output
 
 
 class Steps(nn.Module):
@@ -73,19 +63,6 @@ def test_found_over_optimal_on_a_linear_net_of_digits(dtype: torch.dtype) -> Non
         ratios.append(distance / min(optima))
     assert min(ratios) >= 1 - (1e-9 if dtype == torch.float64 else 1e-5)
     assert np.mean(np.array(ratios) <= CLOSE) >= 0.99
-
-
-def over_optimal(seed: int, count: int, budget: int) -> list[float]:
-    """Return found over optimal for images of an enumerated net; 1 where there is nothing to find."""
-    net, hidden, output = two_layers(seed)
-    images = torch.from_numpy(np.random.default_rng(100 + seed).uniform(0, 1, (count, 6)))
-    labels = net(images).argmax(1)
-    result = Nearest(budget=budget)(net, images, labels)
-    ratios = []
-    for x, y, distance in zip(images.numpy(), labels.tolist(), result.distance.tolist(), strict=True):
-        optimum = truth.nearest_relu(x, [hidden, output], y)
-        ratios.append(distance / optimum if np.isfinite(optimum) else float(np.isinf(distance)))
-    return ratios
 
 
 def test_found_over_optimal_on_nets_whose_pieces_are_enumerated() -> None:
@@ -371,11 +348,11 @@ def test_an_image_without_an_example_keeps_the_passes_for_one_far_start(monkeypa
     result = Nearest(budget=40, starts=starts)(Asymptote(), image, label)
     assert result.found.all()
     assert result.forwards + result.backwards <= 40
-    monkeypatch.setattr(nearest._Search, "_last_chance", lambda search: torch.zeros(1, dtype=torch.bool))
+    monkeypatch.setattr(_Search, "_last_chance", lambda search: torch.zeros(1, dtype=torch.bool))
     assert not Nearest(budget=40, starts=starts)(Asymptote(), image, label).found.any()
 
 
-def begun(*, budget: int) -> nearest._Search:
+def begun(*, budget: int) -> _Search:
     """Return a search that has looked at nothing yet: two images of ten entries, four classes, a pool of thirty."""
     net, *_ = two_layers(2, n=10, units=12, classes=4)
     draw = np.random.default_rng(3)
@@ -383,7 +360,7 @@ def begun(*, budget: int) -> nearest._Search:
     trial = Trial(Model(net), images, None, norm=2, budget=budget)
     given = starts_module.pool((more, net(more).argmax(1)), trial)
     targets = trial.z.scatter(1, trial.labels[:, None], -torch.inf).topk(3, dim=1).indices
-    return nearest._Search(trial, torch.arange(2), targets, given)
+    return _Search(trial, torch.arange(2), targets, given)
 
 
 def test_clean_walks_that_promise_far_less_than_a_far_one_has_found_are_given_up() -> None:
@@ -411,9 +388,7 @@ def test_a_segment_to_a_far_start_is_cut_near_the_boundary(bend: float, most: fl
 
     clean, far = torch.zeros(1, 4, dtype=torch.float64), torch.ones(1, 4, dtype=torch.float64)
     trial = Trial(Model(Power()), clean, torch.zeros(1, dtype=torch.int64), norm=2, budget=None)
-    search = nearest._Search(
-        trial, torch.arange(1), torch.tensor([[1]]), starts_module.pool((far, torch.tensor([1])), trial)
-    )
+    search = _Search(trial, torch.arange(1), torch.tensor([[1]]), starts_module.pool((far, torch.tensor([1])), trial))
     row = torch.tensor([1])
     search._enter(row)
     while search._entering()[row]:
@@ -433,7 +408,7 @@ def test_later_far_starts_are_turned_towards_the_nearest_example() -> None:
     far = torch.tensor([[0.0, 0.9, 0.0], [0.0, 0.8, 0.0], [0.0, 0.7, 0.0]], dtype=torch.float64)
     trial = Trial(Model(Sides()), torch.zeros(2, 3, dtype=torch.float64), None, norm=2, budget=None)
     given = starts_module.pool((far, torch.full((3,), 2)), trial)
-    search = nearest._Search(trial, torch.arange(2), torch.tensor([[1], [1]]), given)
+    search = _Search(trial, torch.arange(2), torch.tensor([[1], [1]]), given)
     trial.best[0], trial.best_x[0] = 0.2, torch.tensor([0.2, 0.0, 0.0])  # the second image has none
     x = search._blended(torch.arange(2), torch.zeros(2, dtype=torch.int64))
     angle = math.atan2(0.7, 0.3)
@@ -480,8 +455,8 @@ def test_a_cuda_device_with_much_memory_holds_more_images_at_once(
     monkeypatch: pytest.MonkeyPatch, total: int, expected: int
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=total))
-    assert nearest._memory(torch.device("cuda")) == expected
-    assert nearest._memory(torch.device("cpu")) == 2**29
+    assert _memory(torch.device("cuda")) == expected
+    assert _memory(torch.device("cpu")) == 2**29
 
 
 def test_every_pass_is_counted_with_a_pool() -> None:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from intriguing import Model
-from intriguing.attacks import nearest, starts
+from intriguing.attacks import starts
 from intriguing.attacks.base import Trial
+from intriguing.attacks.nearest import _Search
 
 CLASSES = 6
 
@@ -135,7 +136,7 @@ def test_a_start_of_no_known_class_leads_to_the_class_that_was_asked_for() -> No
     images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     trial = Trial(Model(net), images, None, norm=2, budget=None)
     targets = trial.labels[:, None].add(torch.tensor([[2, 1]])) % 4
-    search = nearest._Search(trial, torch.arange(3), targets, starts.pool(None, trial))
+    search = _Search(trial, torch.arange(3), targets, starts.pool(None, trial))
     assert search.walks.target.view(3, -1).tolist() == [[t, u, t, t, t] for t, u in targets.tolist()]
     assert search._class_of(search.later[:, 0], torch.arange(3)).tolist() == targets[:, 0].tolist()
 

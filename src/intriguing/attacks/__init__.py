@@ -12,7 +12,7 @@ from intriguing.attacks.fgsm import FGSM, fgsm
 from intriguing.attacks.fmn import FMN, fmn
 from intriguing.attacks.l1_adam import L1Adam, l1_adam
 from intriguing.attacks.lbfgs import LBFGS, lbfgs
-from intriguing.attacks.nearest import Nearest
+from intriguing.attacks.nearest import Nearest, nearest
 from intriguing.attacks.noise import (
     GaussianNoise,
     UniformNoise,
@@ -90,6 +90,7 @@ __all__ = [
     "gaussian_of_norm",
     "l1_adam",
     "lbfgs",
+    "nearest",
     "pdgd",
     "pgd",
     "square",

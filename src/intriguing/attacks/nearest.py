@@ -40,11 +40,12 @@ from torch import Tensor
 
 from intriguing import rng
 from intriguing.attacks import segments, starts
-from intriguing.attacks.base import COUNT, Attack, Range, Trial
+from intriguing.attacks.base import COUNT, Attack, Progress, Range, Trial
 from intriguing.attacks.problem import choose_targets
-from intriguing.attacks.result import Phase
+from intriguing.attacks.result import AttackResult, Phase
 from intriguing.attacks.walk import PAIRS, Walks
 from intriguing.errors import InputError
+from intriguing.nets.load import Model
 
 _GAIN, _GAIN_STEPS = 0.3, 3.0  # h and s of (1) for walks from the clean image: most of their way is one step
 _FAR_GAIN, _FAR_GAIN_STEPS = 0.45, 6.0  # and for those from afar, which come nearer by a half and more
@@ -119,6 +120,44 @@ class Nearest(Attack):
         at_once = max(1, _memory(images.device) // ((5 + 2 * PAIRS) * walks * trial.clean[0].nbytes))
         for part in torch.split(torch.arange(len(images), device=images.device), at_once):
             _Search(trial, images[part], targets[part], pool).run()
+
+
+def nearest(
+    model: Model | torch.nn.Module,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    target: str | Tensor = "all",
+    budget: int | None = 2000,
+    classes: int = 10,
+    starts: tuple[Tensor, Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    progress: Progress | None = None,
+) -> AttackResult:
+    """Find the nearest adversarial examples in L2 by walks along the boundary.
+
+    Args:
+        model: a `Model`, or a plain net whose inputs lie in [0, 1].
+        images: (N, ...) in the model's box; images the model gets wrong are not attacked.
+        labels: (N,) int64 true classes; None: those the model gives.
+        target: see `Nearest`.
+        budget: the largest number of forwards plus backwards on one image; None: until every walk has ended.
+        classes: see `Nearest`.
+        starts: images of other classes with their labels, see `Nearest`.
+        generator: draws random targets.
+        progress: called with (images done, all images) now and then.
+
+    Returns:
+        An `AttackResult`. Not finding anything is a status, not an exception.
+
+    Raises:
+        InputError, DataError, ModelError: arguments that cannot be used; the message says what to do.
+
+    Example:
+        >>> nearest(model, images, labels, budget=400, starts=(train_images, train_labels)).median
+    """
+    attack = Nearest(target=target, budget=budget, classes=classes, starts=starts)
+    return attack(model, images, labels, generator=generator, progress=progress)
 
 
 def _memory(device: torch.device) -> int:
