@@ -181,6 +181,14 @@ def test_list_names_everything_that_can_be_asked_for(run: Call, tmp_path: Path) 
     assert {name.removeprefix("szegedy2014/") for name in exhibits} == shown  # none hides another
 
 
+def test_a_list_that_no_terminal_shows_has_one_line_per_entry(run: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = run("list")
+    for study in STUDIES.values():
+        for exhibit in study.exhibits:
+            assert any(exhibit.title in line for line in out.splitlines()), exhibit.title
+
+
 def test_a_finished_run_is_found_again_and_summed_up(run: Call, finished: Path, tmp_path: Path) -> None:
     folder = small_run.copied(finished, tmp_path / "run")
     before = small_run.created(folder)

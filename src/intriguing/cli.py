@@ -13,9 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from intriguing import __version__, memory
-from intriguing.errors import IntriguingError, UnknownNameError
+from intriguing.errors import InputError, IntriguingError, UnknownNameError
 
 if TYPE_CHECKING:
+    from intriguing.gate import Known
     from intriguing.report.audit_numbers import NumberView
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ _out = Console(soft_wrap=True, highlight=False)
 _USAGE = 2
 _STATES = {"passed": "green", "failed": "red", "untrustworthy": "red", "not judged": "yellow"}
 _UNTRUSTWORTHY = 3  # nothing measured on this model can be believed
+_UNWRAPPED = 1 << 16  # columns: no line of a list is as long
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -361,7 +363,9 @@ def attack(
 
 @app.command()
 def gate(
-    run: Annotated[Path, typer.Argument(help="The folder of an audit, as --out named it.")],
+    run: Annotated[
+        Path | None, typer.Argument(help="The folder of an audit, as --out named it.", show_default=False)
+    ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME OP NUMBER", help="A condition, for example 'median_l2 >= 0.40'; repeatable."),
@@ -375,12 +379,24 @@ def gate(
         Path | None, typer.Option("--json", help="Write JSON into this file.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap against the baseline.")] = 0,
-    list_figures: Annotated[bool, typer.Option("--list", help="List the figures that a condition may name.")] = False,
+    list_figures: Annotated[
+        bool, typer.Option("--list", help="List the figures that a condition may name: those of RUN, or all.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Judge an audit: exit code 0 passed, 1 failed, 2 usage error, 3 untrustworthy."""
     from intriguing import gate as gates
 
+    if run is None:
+        if not list_figures:
+            raise InputError(
+                "run: expected the folder of an audit, got none; name it as --out did, or see with --list what a "
+                "condition may name"
+            )
+        _known(gates.known())
+        for note in gates.NOTES:
+            print(note)
+        return
     if list_figures:
         _figures(gates.figures(run))
         for reason in gates.gate(run).reasons:
@@ -474,7 +490,29 @@ def _figures(views: Sequence[NumberView]) -> None:
     for view in views:
         meaning = f"{view.meaning} ({view.unit})" if view.unit else view.meaning
         table.add_row(*map(escape, (view.name, view.value, view.interval, view.size.removeprefix("n "), meaning)))
-    Console(highlight=False).print(table)
+    _shown(table)
+
+
+def _known(figures: Sequence[Known]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("name", no_wrap=True)
+    table.add_column("meaning")
+    for figure in figures:
+        takes = f" Takes {figure.needs}." if figure.needs else ""
+        table.add_row(escape(figure.name), escape(f"{figure.meaning} ({figure.unit}){takes}"))
+    _shown(table)
+
+
+def _shown(table: Table) -> None:
+    """Print a table: wrapped into columns for a reader, a line per entry, however long, for a program such as grep."""
+    if sys.stdout.isatty():
+        Console(highlight=False).print(table)
+        return
+    console = Console(highlight=False, width=_UNWRAPPED)
+    with console.capture() as text:
+        console.print(table)
+    for line in text.get().splitlines():
+        print(line.rstrip())
 
 
 def _checks(diagnosis: object) -> None:
@@ -494,7 +532,6 @@ def _lines(title: str, lines: dict[str, str]) -> None:
     table.add_column()
     for name, line in lines.items():
         table.add_row(escape(name), escape(line))
-    console = Console(highlight=False)
-    console.print(f"[bold]{title}[/]")
-    console.print(table)
-    console.print()
+    _out.print(f"[bold]{title}[/]")
+    _shown(table)
+    _out.print()

@@ -5,7 +5,7 @@ import sys
 import audited
 import pytest
 
-from intriguing import cli
+from intriguing import cli, gate
 
 
 @pytest.fixture
@@ -71,6 +71,27 @@ def test_the_list_names_every_figure_with_value_interval_and_meaning(run, tmp_pa
     line = next(line for line in out.splitlines() if line.startswith("median_l2"))
     assert line.split()[:4] == ["median_l2", "0.41", "0.37–0.45", "400"]
     assert "Half of the images have one nearer." in line
+
+
+def test_without_a_run_the_list_names_every_figure_there_can_be(run):
+    code, out, err = run("--list")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    for figure in gate.known():
+        [line] = [line for line in lines if line.startswith(f"{figure.name} ")]
+        assert figure.meaning in line
+    [line] = [line for line in lines if line.startswith("transfer ")]
+    assert line.endswith("Takes an audit of several --model.")
+
+
+def test_what_is_not_read_on_a_terminal_has_one_line_per_figure(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    long = "A sentence that is much longer than any terminal is wide, " * 4
+    values = audited.figures() | {"median_l2": audited.figure(0.41, meaning=long)}
+    _, out, _ = run(audited.folder(tmp_path / "run", values=values), "--list")
+    assert len(out.splitlines()) == 1 + len(values)
+    [line] = [line for line in out.splitlines() if line.startswith("median_l2 ")]
+    assert long.strip() in line
 
 
 def test_the_list_of_an_untrustworthy_audit_warns(run, tmp_path):
