@@ -69,6 +69,9 @@ def test_an_untrustworthy_audit_leaves_with_3_and_says_why(run: Call, net: str) 
         (["--attack", "lbgfs"], ["unknown attack 'lbgfs'", "Did you mean 'lbfgs'?"]),
         (["--norm", "3"], ["unknown norm '3'", "1, 2, inf"]),
         (["--eps", "0.1"], ["eps: 0.1 was given, but nearest has no such setting", "pgd"]),
+        (["--eps", "8/0"], ["eps: expected a number such as 0.03 or a fraction such as 8/255, got '8/0'"]),
+        (["--eps", "small"], ["eps: expected a number", "'small'"]),
+        (["--eps", "nan"], ["eps: expected a number", "'nan'"]),
         (["--images", "0"], ["images: expected 1 to 500", "got 0"]),
         (["--budget", "0"], ["budget: expected at least 1", "got 0"]),
         (["--data", "digts"], ["Did you mean 'digits'?"]),
@@ -114,6 +117,18 @@ def test_an_attack_is_summed_up_and_saved(run: Call, net: str) -> None:
     code, _, err = run("attack", "--model", f"{net}:build", "--data", "digits", "--save", "adv.npz")
     assert code == 2
     assert ".safetensors" in err
+
+
+def test_a_radius_may_be_a_fraction_of_the_256_levels(run: Call, net: str) -> None:
+    steps = ("--attack", "pgd", "--norm", "inf", "--eps", "9/255")
+    code, _, _ = run("audit", "--model", f"{net}:build", *SMALL, *steps, "--out", "run", "--quiet")
+    assert code in (0, 3)
+    text = Path("run/results.json").read_text()
+    assert '"robust_accuracy_linf@9/255"' in text
+    assert f"--eps {9 / 255}" in text, "the command of the page makes the same run"
+    assert run("attack", "--model", f"{net}:build", "--data", "digits", "--images", "10", *steps)[0] == 0
+    code, _, err = run("attack", "--model", f"{net}:build", "--data", "digits", "--attack", "pgd", "--eps", "9/x")
+    assert (code, err.startswith("Error: eps: expected a number")) == (2, True)
 
 
 def test_several_attacks_with_a_radius_give_a_figure_there(run: Call, net: str) -> None:

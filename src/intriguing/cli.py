@@ -57,7 +57,10 @@ Mean = Annotated[
 Split = Annotated[str, typer.Option(help="Which of the set's images.")]
 Size = Annotated[int | None, typer.Option(help="Side in pixels, for images of unequal size.", show_default=False)]
 Eps = Annotated[
-    float | None, typer.Option(help="Radius in pixel units, for attacks that have one.", show_default=False)
+    str | None,
+    typer.Option(
+        metavar="NUMBER", help="Radius in pixel units, 0.03 or 8/255, for attacks that have one.", show_default=False
+    ),
 ]
 Norm = Annotated[str | None, typer.Option(help="1, 2 or inf, for attacks that know several.", show_default=False)]
 Target = Annotated[
@@ -270,6 +273,7 @@ def audit(
 ) -> None:
     """Attack a model's images and write a page with a verdict; exit code 3 if its numbers cannot be trusted."""
     from intriguing import auditing
+    from intriguing.auditing.options import radius
     from intriguing.nets import sources
     from intriguing.progress import shown
 
@@ -281,7 +285,7 @@ def audit(
             split=split,
             images=images,
             budget=budget,
-            eps=eps,
+            eps=radius(eps),
             norm=_norm(norm),
             target=target,
             seed=seed,
@@ -331,6 +335,7 @@ def attack(
 ) -> None:
     """Attack a model's images once and keep the examples."""
     from intriguing import auditing
+    from intriguing.auditing.options import radius
     from intriguing.nets import sources
 
     found = auditing.attack(
@@ -340,7 +345,7 @@ def attack(
         split=split,
         images=images,
         budget=budget,
-        eps=eps,
+        eps=radius(eps),
         norm=_norm(norm),
         target=target,
         seed=seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,6 +64,28 @@ def attacks_of(
                 f"{name}: {value!r} was given, but {', '.join(found)} has no such setting; leave --{name} out, or "
                 f"use an attack that has it: {', '.join(having) or 'none'}"
             )
+    return found
+
+
+def radius(text: str | None) -> float | None:
+    """Return the radius a text names, as a number or a fraction, for the levels of a byte; None stays None.
+
+    Raises:
+        InputError: something else.
+
+    Example:
+        >>> radius("8/255")
+        0.03137254901960784
+    """
+    if text is None:
+        return None
+    above, slash, below = text.partition("/")
+    try:
+        found = float(above) / (float(below) if slash else 1.0)
+    except (ValueError, ZeroDivisionError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise InputError(f"eps: expected a number such as 0.03 or a fraction such as 8/255, got {text!r}")
     return found
 
 
