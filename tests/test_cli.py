@@ -6,6 +6,7 @@ import logging
 import os
 import pty
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,14 @@ def test_what_the_parser_refuses_is_explained_with_exit_code_2(
 
 def test_the_version_is_told(run: Call) -> None:
     assert run("--version") == (0, f"intriguing {intriguing.__version__}\n", "")
+
+
+def test_the_package_is_a_command_too() -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "intriguing", "--version"],
+        capture_output=True, text=True, timeout=120, env=small_run.environment(),
+    )  # fmt: skip
+    assert (told.returncode, told.stdout) == (0, f"intriguing {intriguing.__version__}\n"), told.stderr
 
 
 def test_without_a_command_the_help_is_shown_and_no_error(run: Call) -> None:
