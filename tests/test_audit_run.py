@@ -337,8 +337,16 @@ def test_an_attack_saves_its_examples_and_rows(home: Path) -> None:
     assert math.isfinite(found.result.median)
     with pytest.raises(InputError, match=r"ends in \.safetensors"):
         auditing.attack(f"{home / 'net.py'}:build", "digits", save=home / "adv.npz")
-    with pytest.raises(InputError, match="there is no folder"):
-        auditing.attack(f"{home / 'net.py'}:build", "digits", save=home / "nowhere" / "adv.safetensors")
+    (home / "taken").write_text("")
+    with pytest.raises(InputError, match="taken' is a file, not a folder"):
+        auditing.attack(f"{home / 'net.py'}:build", "digits", save=home / "taken" / "new" / "adv.safetensors")
+
+
+def test_the_folder_of_the_examples_of_an_attack_is_made(home: Path) -> None:
+    place = home / "new" / "sub" / "adv.safetensors"
+    found = auditing.attack(f"{home / 'net.py'}:build", "digits", attack="fgsm", eps=0.1, images=4, save=place)
+    assert found.saved == (place, place.with_suffix(".parquet"))
+    assert all(file.is_file() for file in found.saved)
 
 
 class Dark(nn.Module):

@@ -82,7 +82,8 @@ def attack(
         device: likewise.
         data_dir: where sets of images are looked up first.
         save: a ``.safetensors`` file for ``original`` and ``adversarial`` (N, C, H, W), ``labels``, ``target``,
-            ``status`` and ``index`` (N,); rows go beside it, with the suffix ``.parquet``.
+            ``status`` and ``index`` (N,); rows go beside it, with the suffix ``.parquet``. A folder that is missing
+            is made.
         progress: called with (done, all).
 
     Raises:
@@ -120,8 +121,9 @@ def _checked(save: str | os.PathLike[str] | None) -> Path | None:
     place = Path(save)
     if place.suffix != ".safetensors":
         raise InputError(f"save: expected a file that ends in .safetensors, got {os.fspath(save)!r}")
-    if not place.absolute().parent.is_dir():
-        raise InputError(f"save: there is no folder {os.fspath(place.parent)!r}; make it, or name another file")
+    folder = next(above for above in place.absolute().parents if above.exists())
+    if not folder.is_dir():
+        raise InputError(f"save: {os.fspath(folder)!r} is a file, not a folder; name another file")
     return place
 
 
@@ -136,6 +138,7 @@ def _save(place: Path, result: AttackResult, positions: Sequence[int]) -> tuple[
     }
     content = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(place, content)
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
