@@ -65,6 +65,31 @@ def test_a_figure_that_is_not_there_suggests_the_nearest_name():
         condition("medan_l2 >= 0.4", _NAMES)
 
 
+@pytest.mark.parametrize(("name", "near"), [("MEDIAN_L2", "median_l2"), ("Median_l", "median_l2")])
+def test_capitals_do_not_hide_the_nearest_name(name, near):
+    with pytest.raises(UnknownNameError, match=rf"unknown figure '{name}'\. Did you mean '{near}'\? Known: clean_acc"):
+        condition(f"{name} >= 0.4", _NAMES)
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("=>", ">="), ("=<", "<=")])
+def test_an_operator_the_wrong_way_round_is_named(wrong, right):
+    with pytest.raises(InputError, match=rf"no operator {wrong} in 'median_l2 {wrong} 0\.1'; write {right}$"):
+        condition(f"median_l2 {wrong} 0.1", _NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"),
+    [
+        ("transfer", "an audit of several --model"),
+        ("certified_l2", "an audit with --certify"),
+        ("tightness_linf", "an audit with --certify and --norm inf"),
+    ],
+)
+def test_a_figure_that_this_audit_was_not_asked_for_says_what_it_takes(name, takes):
+    with pytest.raises(InputError, match=rf"this audit has no figure '{name}', which takes {takes}$"):
+        condition(f"{name} >= 0.4", _NAMES)
+
+
 @pytest.mark.parametrize(
     ("require", "code"),
     [

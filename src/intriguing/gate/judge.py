@@ -6,6 +6,7 @@ attack led astray, and a condition they meet is not judged.
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 import os
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from intriguing import documents
 from intriguing.errors import InputError, StoreError, UnknownNameError
+from intriguing.gate import catalogue
 from intriguing.report import audit_numbers
 
 if TYPE_CHECKING:
@@ -127,7 +129,7 @@ def condition(text: str, known: Iterable[str]) -> Condition:
 
     Raises:
         UnknownNameError: no figure of that name.
-        InputError: not of that form.
+        InputError: not of that form, or a figure of audits that were asked for more.
 
     Example:
         >>> condition("median_linf > 8/255", ["median_linf"]).bound
@@ -141,7 +143,9 @@ def condition(text: str, known: Iterable[str]) -> Condition:
     name, relation, right = parts.groups()
     names = list(known)
     if name not in names:
-        raise UnknownNameError("figure", name, names)
+        if name.endswith("=") and relation in (">", "<"):
+            raise InputError(f"require: there is no operator ={relation} in {text!r}; write {relation}=")
+        raise _unknown(name, names)
     return Condition(name, relation, _bound(right, text), " ".join(text.split()))
 
 
@@ -204,6 +208,20 @@ def _figures(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     given = document.get("figures")
     entries = given.items() if isinstance(given, Mapping) else ()
     return {name: figure for name, figure in entries if isinstance(figure, Mapping)}
+
+
+def _unknown(name: str, names: Sequence[str]) -> InputError:
+    """Return the error for a figure the audit has not: what would have it, or the nearest name."""
+    takes = catalogue.needs(name)
+    if takes:
+        return InputError(f"require: this audit has no figure {name!r}, which takes {takes}")
+    error = UnknownNameError("figure", name, names)
+    alike = {known.lower(): known for known in names}
+    near = difflib.get_close_matches(name.lower(), alike, n=1, cutoff=0.5)
+    if near and "Did you mean" not in str(error):
+        # Names are compared letter by letter there, and capitals lead far from all of them.
+        error.args = (str(error).replace(". Known:", f". Did you mean {alike[near[0]]!r}? Known:", 1),)
+    return error
 
 
 def _bound(text: str, whole: str) -> float:
