@@ -54,6 +54,13 @@ def test_an_audit_tells_its_figures_and_files_and_is_resumed_and_shown_again(run
     assert f"intriguing audit --model {net}:build" in Path("run/report.html").read_text()
 
 
+def test_the_default_folder_is_named_after_the_data(run: Call, net: str) -> None:
+    code, out, _ = run("audit", "--model", f"{net}:build", *SMALL, "--quiet")
+    assert code == 0
+    assert "report   runs/audit-digits/report.html" in out
+    assert "--out runs/audit-digits" in Path("runs/audit-digits/report.html").read_text()
+
+
 def test_an_untrustworthy_audit_leaves_with_3_and_says_why(run: Call, net: str) -> None:
     code, out, err = run("audit", "--model", f"{net}:untrained", *SMALL, "--out", "run", "--quiet")
     assert code == 3

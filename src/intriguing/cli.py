@@ -240,7 +240,12 @@ def audit(
         ),
     ],
     data: Annotated[str, typer.Option(help="Images it should know: a set's name, a folder, or hub:owner/name.")],
-    out: Annotated[Path, typer.Option(help="Run folder; an audit that was stopped goes on there.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run folder (by default runs/audit-DATA); an audit that was stopped goes on there.", show_default=False
+        ),
+    ] = None,
     weights: Annotated[
         list[Path] | None,
         typer.Option(help="A state dict or safetensors for each model, in their order.", show_default=False),

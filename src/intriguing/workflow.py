@@ -14,6 +14,7 @@ import torch
 
 from intriguing import data as sources
 from intriguing.data import ImageSet, halves
+from intriguing.data.sets import folder_name
 from intriguing.data.split import HALVES, subset
 from intriguing.errors import DataError, InputError, StoreError, UnknownNameError
 from intriguing.records import Record
@@ -93,7 +94,7 @@ def reproduce(
     cells = [exhibit.cell(settings) for exhibit in exhibits]
     wanted = sorted({"train", "test"} | {split for cell in cells for split in _splits_of(cell)})
     hashes = {split: splits(split).hash for split in wanted}
-    folder = Path(out) if out is not None else Path("runs") / f"{study.name}-{_slug(settings.data)}"
+    folder = Path(out) if out is not None else Path("runs") / f"{study.name}-{folder_name(settings.data)}"
     with Store(folder, on_damage=on_damage) as store:
         run: dict[str, Any] = {
             "study": study.name,
@@ -328,10 +329,6 @@ def _device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device: {name!r} is not supported; use cpu or cuda")
     return device
-
-
-def _slug(text: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in text).strip("-.") or "data"
 
 
 def _command(

@@ -34,6 +34,7 @@ from intriguing.auditing.shards import (
 from intriguing.auditing.subjects import Given, Subject, Values, subjects
 from intriguing.auditing.watch import Tell, Watch
 from intriguing.data import ImageSet
+from intriguing.data.sets import folder_name
 from intriguing.data.stream import Stream, of
 from intriguing.errors import InputError, StoreError
 from intriguing.experiments.audit_summary import Gathered
@@ -92,7 +93,7 @@ def audit(
     mean: Values | None = None,
     std: Values | None = None,
     device: str | None = None,
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     threads: int = 1,
@@ -125,7 +126,7 @@ def audit(
         mean: likewise, subtracted.
         std: likewise, divides.
         device: likewise.
-        out: the run folder.
+        out: the run folder; by default ``runs/audit-<data>``.
         data_dir: where sets of images are looked up first.
         workers: processes; more than one needs models and data given by name. None: as many as there are processors
             for those on a CPU, else one.
@@ -168,6 +169,7 @@ def audit(
     )
     if task.certify:
         certificates.check(task, stream)
+    folder = Path(out) if out is not None else Path("runs") / f"audit-{folder_name(stream.name)}"
     settings = {
         "attacks": list(known),
         "parameters": {name: repr(attack) for name, attack in known.items()},
@@ -187,11 +189,10 @@ def audit(
         "environment": environment(given[0].model.device),
         "seeds": {"run": seed},
         "hashes": {"model": given[0].hash},
-        "command": command(given, source, stream, settings, device, data_dir, out),
+        "command": command(given, source, stream, settings, device, data_dir, folder),
         "models": [subject.facts() for subject in given],
         "data": {"name": stream.name, "split": stream.split, "n": len(stream), "classes": list(stream.classes)},
     }
-    folder = Path(out)
     watch = Watch(progress, len(pieces(stream, task)) + len(given) * (2 if task.certify else 1))
     # Certificates are quick beside attacks: no reason for another process.
     count = _workers(workers, source, given, len(pieces(stream, replace(task, certify=None))) + len(given))

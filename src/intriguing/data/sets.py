@@ -189,6 +189,16 @@ def quoted(path: str | bytes | os.PathLike[Any]) -> str:
     return repr(os.fsdecode(path))
 
 
+def folder_name(name: str) -> str:
+    """Return a set's name, perhaps a path or an address, as one that a folder can have.
+
+    Example:
+        >>> folder_name("hub:owner/name")
+        'hub-owner-name'
+    """
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name).strip("-.") or "data"
+
+
 def _check_shapes(images: Tensor, labels: Tensor) -> None:
     for argument, value in (("images", images), ("labels", labels)):
         if not isinstance(value, Tensor):
