@@ -16,7 +16,7 @@ NET = '''
     import torch
     from torch import nn
 
-    from intriguing import data
+    from intriguing import Model, data
 
 
     def build(seed=0, steps=60):
@@ -43,6 +43,10 @@ NET = '''
         for parameter in net.parameters():
             parameter.data.zero_()
         return net
+
+
+    def sized():
+        return Model(build(), size=8)
 
 
     class Sorted(nn.Module):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import small_audit
-from intriguing import cli
+from intriguing import cli, data
 from intriguing.auditing import rows
 
 Call = Callable[..., tuple[int, str, str]]
@@ -136,6 +139,38 @@ def test_a_radius_may_be_a_fraction_of_the_256_levels(run: Call, net: str) -> No
     assert run("attack", "--model", f"{net}:build", "--data", "digits", "--images", "10", *steps)[0] == 0
     code, _, err = run("attack", "--model", f"{net}:build", "--data", "digits", "--attack", "pgd", "--eps", "9/x")
     assert (code, err.startswith("Error: eps: expected a number")) == (2, True)
+
+
+@pytest.fixture
+def unequal(tmp_path: Path) -> str:
+    """Return a folder of digits, every other one drawn larger."""
+    digits = data.load("digits", "test")
+    for i in range(40):
+        pixels = (digits.images[i, 0] * 255).round().to(torch.uint8).numpy()
+        file = tmp_path / "unequal" / "test" / str(int(digits.labels[i])) / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).resize((8 + 4 * (i % 2),) * 2).save(file)
+    return str(tmp_path / "unequal")
+
+
+def test_images_of_unequal_size_take_that_of_a_model_which_says_its_own(run: Call, net: str, unequal: str) -> None:
+    few = ("--data", unequal, "--images", "20")
+    for command in (
+        ("audit", *few, "--budget", "40", "--workers", "1", "--out", "run", "--quiet"),
+        ("attack", *few, "--attack", "nearest", "--budget", "40"),
+        ("doctor", *few),
+    ):
+        code, _, err = run(*command, "--model", f"{net}:build")
+        assert (code, "images differ in size" in err) == (2, True), command
+        code, _, err = run(*command, "--model", f"{net}:sized")
+        assert code in (0, 3), err
+    assert json.loads(Path("run/results.json").read_text())["run"]["settings"]["size"] == 8
+    assert "--size 8" in Path("run/report.html").read_text()
+
+
+def test_images_of_one_size_stay_as_they_are_whatever_the_model_wants(run: Call, net: str) -> None:
+    assert run("audit", "--model", f"{net}:sized", *SMALL, "--out", "run", "--quiet")[0] == 0
+    assert json.loads(Path("run/results.json").read_text())["run"]["settings"]["size"] is None
 
 
 def test_several_attacks_with_a_radius_give_a_figure_there(run: Call, net: str) -> None:

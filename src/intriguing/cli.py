@@ -56,6 +56,13 @@ Mean = Annotated[
 ]
 Split = Annotated[str, typer.Option(help="Which of the set's images.")]
 Size = Annotated[int | None, typer.Option(help="Side in pixels, for images of unequal size.", show_default=False)]
+Side = Annotated[
+    int | None,
+    typer.Option(
+        help="Side in pixels, for images of unequal size (by default the model's own, if it says one).",
+        show_default=False,
+    ),
+]
 Eps = Annotated[
     str | None,
     typer.Option(
@@ -175,7 +182,7 @@ def doctor(
     box: Box = None,
     mean: Mean = None,
     std: Std = None,
-    size: Size = None,
+    size: Side = None,
     expect_accuracy: Annotated[
         float | None, typer.Option(help="The share you believe it gets right, 0 to 1.", show_default=False)
     ] = None,
@@ -189,6 +196,7 @@ def doctor(
     import json
 
     from intriguing import data as sets
+    from intriguing.auditing.subjects import side
     from intriguing.nets import sources
     from intriguing.nets.doctor import doctor as examine
 
@@ -200,7 +208,7 @@ def doctor(
         std=sources.numbers(std, "std"),
         device=device,
     )
-    found = sets.load(data, split, data_dir=data_dir, size=size, limit=images)
+    found = sets.load(data, split, data_dir=data_dir, size=size, limit=images, otherwise=side(wrapped))
     diagnosis = examine(wrapped, found, expect_accuracy=expect_accuracy, limit=images)
     if as_json:
         _out.print(json.dumps(diagnosis.document(), indent=1), markup=False)
@@ -265,7 +273,7 @@ def audit(
     certify: Certify = False,
     certify_method: CertifyMethod = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    size: Size = None,
+    size: Side = None,
     box: Box = None,
     mean: Mean = None,
     std: Std = None,
@@ -330,7 +338,7 @@ def attack(
         typer.Option(help="File for the examples, NAME.safetensors; rows go to NAME.parquet.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    size: Size = None,
+    size: Side = None,
     box: Box = None,
     mean: Mean = None,
     std: Std = None,

@@ -87,6 +87,21 @@ def test_images_that_change_their_kind_midway_are_refused_with_what_to_do(tmp_pa
     assert stream.stream(str(place), "test", size=4).piece(7, 8).shape == (1, 3, 4, 4)
 
 
+def test_images_of_several_sizes_take_the_other_size_and_those_of_one_size_do_not(tmp_path: Path) -> None:
+    place = folder(tmp_path / "pets")
+    alike = stream.stream(str(place), "test", otherwise=3)
+    assert (alike.size, alike.shape) == (None, (3, 5, 4))
+    Image.new("RGB", (9, 9)).save(place / "test" / "dog" / "99.png")
+    other, named = (stream.stream(str(place), "test", **sizes) for sizes in ({"otherwise": 3}, {"size": 3}))
+    assert (other.size, other.shape) == (3, (3, 3, 3))
+    assert torch.equal(pieces(other, 4), pieces(named, 4))
+    whole = data.load(str(place), "test", otherwise=3, cache_dir=tmp_path / "cache")
+    assert torch.equal(whole.images, pieces(named, 4))
+    assert whole.hash == data.load(str(place), "test", size=3, cache_dir=tmp_path / "cache").hash
+    with pytest.raises(DataError, match="--size"):
+        data.load(str(place), "test", cache_dir=tmp_path / "cache")
+
+
 @pytest.mark.parametrize("count", [0, 501])
 def test_more_images_than_there_are_is_an_input_error(count: int) -> None:
     with pytest.raises(InputError, match=f"1 to 500.*got {count}"):

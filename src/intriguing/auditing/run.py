@@ -31,7 +31,7 @@ from intriguing.auditing.shards import (
     text_of,
     with_starts,
 )
-from intriguing.auditing.subjects import Given, Subject, Values, subjects
+from intriguing.auditing.subjects import Given, Subject, Values, side, subjects
 from intriguing.auditing.watch import Tell, Watch
 from intriguing.data import ImageSet
 from intriguing.data.sets import folder_name
@@ -120,7 +120,7 @@ def audit(
         norm: 1, 2 or inf of the attacks that know several; "worst of" is the nearest in Linf for inf, else in L2.
         target: which wrong class; None: any, the nearest.
         seed: of everything random: the choice of images, noise, random starts, resamples.
-        size: side in pixels, for images of unequal size.
+        size: side in pixels, for images of unequal size; None: the first model's own, if it says one.
         weights: files for models given by name, one each, or none.
         box: of models given by name; images in [0, 1] are put on its scale.
         mean: likewise, subtracted.
@@ -150,7 +150,10 @@ def audit(
     known = attacks_of(attacks, budget=_budget(attacks, budget), eps=eps, norm=norm, target=target)
     given = subjects(models, weights=weights, box=box, mean=mean, std=std, device=device)
     source = DataSource(data, split, images, seed, size, text_of(data_dir)) if isinstance(data, str) else None
-    stream = source.open() if source else of(_set(data), count=images, seed=seed)
+    stream = source.open(side(given[0].model)) if source else of(_set(data), count=images, seed=seed)
+    if source:
+        size = stream.size
+        source = replace(source, size=size)  # for whoever opens it again, workers and all
 
     def whole() -> Stream:
         return replace(source, images=None).open() if source else of(_set(data))

@@ -54,9 +54,17 @@ class DataSource:
     size: int | None = None
     data_dir: str | None = None
 
-    def open(self) -> Stream:
-        """Open them."""
-        return stream(self.name, self.split, images=self.images, seed=self.seed, size=self.size, data_dir=self.data_dir)
+    def open(self, otherwise: int | None = None) -> Stream:
+        """Open them; `otherwise` is the side for images that differ in size where none is named."""
+        return stream(
+            self.name,
+            self.split,
+            images=self.images,
+            seed=self.seed,
+            size=self.size,
+            otherwise=otherwise,
+            data_dir=self.data_dir,
+        )
 
 
 @dataclass(frozen=True)

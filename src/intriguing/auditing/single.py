@@ -14,7 +14,7 @@ from intriguing.attacks.base import Attack
 from intriguing.attacks.result import AttackResult
 from intriguing.auditing.options import attacks_of
 from intriguing.auditing.shards import in_box, with_starts
-from intriguing.auditing.subjects import Given, Values, subjects
+from intriguing.auditing.subjects import Given, Values, side, subjects
 from intriguing.data import ImageSet
 from intriguing.data.stream import Stream, of, stream
 from intriguing.errors import InputError, StoreError
@@ -74,7 +74,7 @@ def attack(
         norm: 1, 2 or inf, of an attack that knows several.
         target: which wrong class; None: the attack's own default.
         seed: of everything random.
-        size: side in pixels, for images of unequal size.
+        size: side in pixels, for images of unequal size; None: the model's own, if it says one.
         weights: file of the model's weights.
         box: of a model given by name; images in [0, 1] are put on its scale.
         mean: likewise, subtracted.
@@ -100,13 +100,13 @@ def attack(
         [model], weights=[] if weights is None else [weights], box=box, mean=mean, std=std, device=device
     )
 
-    def opened(count: int | None) -> Stream:
+    def opened(count: int | None, size: int | None, otherwise: int | None = None) -> Stream:
         if isinstance(data, str):
-            return stream(data, split, images=count, seed=seed, size=size, data_dir=data_dir)
+            return stream(data, split, images=count, seed=seed, size=size, otherwise=otherwise, data_dir=data_dir)
         return of(data, count=count, seed=seed)
 
-    found = opened(images)
-    (search,) = with_starts({name: search}, lambda: opened(None), subject.model.box).values()
+    found = opened(images, size, side(subject.model))
+    (search,) = with_starts({name: search}, lambda: opened(None, found.size), subject.model.box).values()
     pixels = in_box(found.piece(0, len(found)), subject.model.box)
     draw = generator(f"attack/{name}", seed)
     result = search(subject.model, pixels, found.labels, generator=draw, progress=progress)

@@ -134,6 +134,11 @@ def subjects(
     return found
 
 
+def side(model: Model) -> int | None:
+    """Return the side of the square images a model wants; None for one that says none, or wants no squares."""
+    return None if model.size is None or model.size[0] != model.size[1] else model.size[0]
+
+
 def reload(subject: Source, expected: str) -> Model:
     """Return the model in another process.
 

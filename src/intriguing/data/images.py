@@ -90,16 +90,17 @@ def decode(data: bytes, where: str) -> Picture:
     return Picture(pixels, where, converted)
 
 
-def stack(pictures: Iterable[Picture], size: int | None) -> Block:
+def stack(pictures: Iterable[Picture], size: int | None, otherwise: int | None = None) -> Block:
     """Bring images to one size and kind.
 
     Args:
         pictures: at least one.
         size: side of the square wanted: the shorter side is resized to it (bilinear, antialiased when it
             shrinks), then the middle cropped. None keeps images as they are; they must agree.
+        otherwise: the size to bring them to if they do not agree and `size` is None.
 
     Raises:
-        DataError: no images, or sizes differ and `size` is None; the sizes seen are listed.
+        DataError: no images, or sizes differ and neither size is given; the sizes seen are listed.
     """
     arrays: list[Pixels] = []
     converted: Counter[str] = Counter()
@@ -116,7 +117,10 @@ def stack(pictures: Iterable[Picture], size: int | None) -> Block:
         arrays.append(pixels)
     if not arrays:
         raise DataError("there are no images")
-    if size is None and len(sizes) > 1:
+    if size is None and len(sizes) > 1 and otherwise is not None:
+        size, resized = otherwise, sum(array.shape[:2] != (otherwise, otherwise) for array in arrays)
+        arrays = [a if a.shape[:2] == (otherwise, otherwise) else _fit(a, otherwise) for a in arrays]
+    elif size is None and len(sizes) > 1:
         raise DataError(
             f"images differ in size ({_listed(sizes)}; width x height); pass --size (size=... in Python) "
             f"to resize the shorter side and crop the middle, for example --size {_suggested(sizes)}"

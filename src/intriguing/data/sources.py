@@ -41,6 +41,7 @@ def load(
     size: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     limit: int | None = None,
+    otherwise: int | None = None,
 ) -> ImageSet:
     """Load one split of a set of images.
 
@@ -55,6 +56,7 @@ def load(
         cache_dir: where decoded images are kept; None means ``$XDG_CACHE_HOME/intriguing`` or
             ``~/.cache/intriguing``.
         limit: at most this many images, drawn in proportion to the classes, always the same ones. None: all.
+        otherwise: the side for images that differ in size where `size` is None, for example the one a model wants.
 
     Returns:
         The set: images (N, C, H, W) float32 in [0, 1], C 1 for grey and 3 for colour.
@@ -63,7 +65,7 @@ def load(
         UnknownNameError: no set, or no split of the digits, of that name; the nearest one is suggested.
         InputError: an argument out of range.
         DataError: files that are missing, empty, damaged, ambiguous or out of range; images of several sizes
-            without `size`; or a set found in none of the three places.
+            without `size` or `otherwise`; or a set found in none of the three places.
 
     Example:
         >>> load("digits", "test").images.shape
@@ -74,9 +76,10 @@ def load(
     with reading():
         place = _find(name, split, data_dir)
         # The name is part of the key because what a name promises is checked when its images are decoded.
-        key = cache.key(place=place.fingerprint(), name=name, size=size, limit=limit, tools=_tools())
+        facts = {"size": size, "limit": limit} | ({} if otherwise is None else {"otherwise": otherwise})
+        key = cache.key(place=place.fingerprint(), name=name, tools=_tools(), **facts)
         found = _cached(entries, key, name, split)
-        return found or _decoded(entries, key, name, split, place.open(), size, limit)
+        return found or _decoded(entries, key, name, split, place.open(), size, limit, otherwise)
 
 
 def names(data_dir: str | os.PathLike[str] | None = None) -> dict[str, str]:
@@ -229,7 +232,14 @@ def _cached(entries: Path | None, key: str, name: str, split: str) -> ImageSet |
 
 
 def _decoded(
-    entries: Path | None, key: str, name: str, split: str, rows: Rows, size: int | None, limit: int | None
+    entries: Path | None,
+    key: str,
+    name: str,
+    split: str,
+    rows: Rows,
+    size: int | None,
+    limit: int | None,
+    otherwise: int | None,
 ) -> ImageSet:
     """Decode the images wanted, and keep them."""
     total = len(rows.labels)
@@ -238,7 +248,7 @@ def _decoded(
     if limit is not None and limit < total:
         chosen = sample(rows.labels, limit, generator("data/limit", 0))
         notes["limited"] = f"{limit} of {total} images, drawn in proportion to the classes"
-    block = stack(rows.pictures(chosen), size)
+    block = stack(rows.pictures(chosen), size, otherwise)
     notes |= block.notes
     found = assemble(
         name,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from intriguing.data import sources
 from intriguing.data.images import stack
+from intriguing.data.rows import Rows
 from intriguing.data.sets import ImageSet
 from intriguing.data.split import sample
 from intriguing.errors import DataError, InputError
@@ -34,6 +35,7 @@ class Stream:
         shape: (C, H, W) of one image.
         read: ids (n,) int64, from 0 to N - 1 -> images (n, C, H, W) float32 in [0, 1].
         notes: how the set was made, in sentences by topic.
+        size: the side they are brought to; None where they are as they were.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Stream:
     shape: tuple[int, ...]
     read: Callable[[Tensor], Tensor] = field(repr=False)
     notes: Mapping[str, str] = field(default_factory=dict)
+    size: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,6 +63,7 @@ def stream(
     images: int | None = None,
     seed: int = 0,
     size: int | None = None,
+    otherwise: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Stream:
     """Open one split of a set of images for reading in pieces.
@@ -69,7 +73,9 @@ def stream(
         split: likewise.
         images: how many, drawn in proportion to the classes; None: all.
         seed: draws them.
-        size: side in pixels, as in `data.load`; images of several sizes need it.
+        size: side in pixels, as in `data.load`; images of several sizes need it, or the next.
+        otherwise: the side for images that differ in size where `size` is None; to know, images are decoded until
+            two differ.
         data_dir: folder of sets; None means the environment's `INTRIGUING_DATA`, if set.
 
     Raises:
@@ -82,6 +88,8 @@ def stream(
     """
     rows = sources.opened(name, split, data_dir=data_dir, size=size)
     chosen = _chosen(rows.labels, images, seed, name)
+    if size is None and otherwise is not None and _differ(rows, chosen):
+        size = otherwise
 
     def pixels(ids: Tensor) -> Tensor:
         with sources.reading():
@@ -101,7 +109,7 @@ def stream(
             )
         return found
 
-    return Stream(name, split, rows.labels[chosen], rows.classes, chosen, tuple(shape), read, dict(rows.notes))
+    return Stream(name, split, rows.labels[chosen], rows.classes, chosen, tuple(shape), read, dict(rows.notes), size)
 
 
 def of(images: ImageSet, *, count: int | None = None, seed: int = 0) -> Stream:
@@ -123,6 +131,14 @@ def of(images: ImageSet, *, count: int | None = None, seed: int = 0) -> Stream:
         lambda ids: images.images[chosen[ids]],
         images.notes,
     )
+
+
+def _differ(rows: Rows, chosen: Tensor) -> bool:
+    """Tell whether images differ in height or width; one at a time, and no further than the first that does."""
+    with sources.reading():
+        shapes = (picture.pixels.shape[:2] for picture in rows.pictures(chosen))
+        first = next(shapes)
+        return any(shape != first for shape in shapes)
 
 
 def _chosen(labels: Tensor, images: int | None, seed: int, name: str) -> Tensor:
