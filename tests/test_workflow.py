@@ -339,6 +339,12 @@ def test_training_and_test_images_must_be_alike(tmp_path: Path) -> None:
         workflow.reproduce([FIGURE], Settings(data=str(root), images=4, nets=1), out=tmp_path / "run", workers=1)
 
 
+def test_a_folder_without_splits_is_refused_for_training(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "set", {"a": 0, "b": 1}) / "train"  # its classes alone
+    with pytest.raises(DataError, match="training and test images are the same"):
+        workflow.reproduce([FIGURE], Settings(data=str(root), images=4, nets=1), out=tmp_path / "run", workers=1)
+
+
 def test_one_class_is_refused_by_the_name_of_the_set(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "alone", {"a": 0})
     with pytest.raises((DataError, InputError), match="alone"):

@@ -315,6 +315,10 @@ def _check_splits(name: str, splits: Mapping[str, ImageSet]) -> None:
             f"{name}: the classes of train and test differ or stand in another order; "
             "give both splits the same class names"
         )
+    if train.hash == test.hash:
+        raise DataError(
+            f"{name}: training and test images are the same; give it the splits train and test, of different images"
+        )
     if len(train.classes) < 2:
         raise DataError(f"{name} has one class, {train.classes[0]!r}; an attack needs at least two")
 

@@ -66,6 +66,41 @@ def test_a_split_without_images(folder):
         data.load(str(folder), "val")
 
 
+@pytest.fixture
+def plain(tmp_path):
+    """Return a set without splits: a folder per class."""
+    making.image_folder(
+        tmp_path / "pets", ".", {"cat/1.png": PNGS["a"], "cat/2.png": PNGS["b"], "dog/1.png": PNGS["c"]}
+    )
+    return tmp_path / "pets"
+
+
+def test_a_folder_per_class_without_splits_is_the_only_split(plain):
+    test, train = (data.load(str(plain), split) for split in ("test", "train"))
+    assert test.classes == ("cat", "dog")
+    assert test.labels.tolist() == [0, 0, 1]
+    assert torch.equal(test.images[2, 0], torch.from_numpy(making.pixels(2)).float() / 255)
+    assert "without splits" in test.notes["source"]
+    assert (test.split, train.hash) == ("test", test.hash)
+    assert "without splits" in data.names(plain.parent)["pets"]
+    with pytest.raises(DataError, match=r"has no split 'tset' \(splits there: none\)"):
+        data.load(str(plain), "tset")
+
+
+def test_a_folder_with_a_split_is_not_taken_whole(plain):
+    making.image_folder(plain, "train", {"cat/1.png": PNGS["d"]})
+    assert len(data.load(str(plain), "train")) == 1
+    with pytest.raises(DataError, match=r"has no split 'test' \(splits there: 'train'\)"):
+        data.load(str(plain), "test")
+
+
+@pytest.mark.parametrize("split", ["test", "."])
+def test_images_outside_of_any_class_folder_are_named(tmp_path, split):
+    making.image_folder(tmp_path / "pets", split, {"1.png": PNGS["a"], "2.png": PNGS["b"]})
+    with pytest.raises(DataError, match=r"images stand outside of any class folder, such as '1\.png'; put each into"):
+        data.load(str(tmp_path / "pets"), "test")
+
+
 def test_a_missing_split_lists_those_there(folder):
     with pytest.raises(DataError, match=r"no split 'valid'.*'train', 'test'"):
         data.load(str(folder), "valid")

@@ -1,11 +1,14 @@
-"""Sets in a folder of the user: `SPLIT.parquet`, or an image folder `SPLIT/CLASS/IMAGE`."""
+"""Sets in a folder of the user: `SPLIT.parquet`, or an image folder `SPLIT/CLASS/IMAGE`.
+
+A folder `CLASS/IMAGE` with no splits in it is a set of one split, whichever of the usual ones is asked for.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,9 +44,13 @@ def find(root: Path, split: str) -> Place:
         return ParquetFile(table)
     if images.is_dir():
         return ImageFolder(root, split)
+    if split in _USUAL_SPLITS and _is_plain(root):
+        return ImageFolder(root, split, whole=True)
     there = ", ".join(shorten(name) for name in splits(root)) or "none"
+    stray = f"; {_stray(root)}" if there == "none" and _images(root) else ""
     raise DataError(
-        f"{where} has no split {split!r} (splits there: {there}); expected {split}.parquet or {split}/CLASS/IMAGE in it"
+        f"{where} has no split {split!r} (splits there: {there}); expected {split}.parquet or {split}/CLASS/IMAGE in "
+        f"it{stray}"
     )
 
 
@@ -56,6 +63,9 @@ def splits(root: Path) -> list[str]:
 
 def describe(root: Path) -> str | None:
     """Return one line on the set in folder `root`, from file footers and folder names; None if it is none."""
+    with suppress(OSError):  # a list shows what it can read
+        if _is_plain(root):
+            return "images in a folder per class, without splits"
     parts = []
     for split in splits(root):
         table = root / f"{split}.parquet"
@@ -137,12 +147,18 @@ class _File(NamedTuple):
 class ImageFolder:
     """One split as a folder per class.
 
+    Attributes:
+        root: the set's folder.
+        split: the folder in it that holds those of the classes.
+        whole: the set has no splits, and `root` holds those of the classes itself.
+
     The classes are the folders that hold an image in any split, in the order of their names, so that labels
     mean the same in all splits. Files without the suffix of an image and hidden ones are passed over.
     """
 
     root: Path
     split: str
+    whole: bool = False
 
     def fingerprint(self) -> dict[str, Any]:
         """Return every file's place, size and time of change."""
@@ -151,8 +167,10 @@ class ImageFolder:
 
     def open(self) -> Rows:
         """List the files; their folder is their label."""
-        where = quoted(self.root / self.split)
+        where = quoted(self._place)
         if not self._files:
+            if _images(self._place):
+                raise DataError(f"{where} holds no class folders; {_stray(self._place)}")
             raise DataError(f"{where} holds no images; expected CLASS/IMAGE in it, suffixes {_suffixes()}")
         files = self._files
 
@@ -161,22 +179,25 @@ class ImageFolder:
 
         labels = torch.tensor([file.label for file in files], dtype=torch.int64)
         names = class_names([_text(Path(name)) for name in self._folders], where)
-        return Rows(labels, names, pictures, {"source": "an image folder, a folder per class"})
+        source = f"an image folder, a folder per class{', without splits: all of it' if self.whole else ''}"
+        return Rows(labels, names, pictures, {"source": source})
+
+    @property
+    def _place(self) -> Path:
+        return self.root if self.whole else self.root / self.split
 
     @cached_property
     def _folders(self) -> list[str]:
-        found: set[str] = set()
-        for split in {*_USUAL_SPLITS, self.split}:
-            folder = self.root / split
-            if folder.is_dir():
-                found |= {entry.name for entry in _entries(folder) if entry.is_dir() and _images(entry.path)}
-        return sorted(found)
+        if self.whole:
+            return _classes(self.root)
+        places = (self.root / split for split in {*_USUAL_SPLITS, self.split})
+        return sorted({name for place in places if place.is_dir() for name in _classes(place)})
 
     @cached_property
     def _files(self) -> list[_File]:
         files = []
         for label, name in enumerate(self._folders):
-            folder = self.root / self.split / name
+            folder = self._place / name
             for path in _images(folder) if folder.is_dir() else []:
                 found = os.stat(path)
                 if not stat.S_ISREG(found.st_mode):
@@ -188,6 +209,22 @@ class ImageFolder:
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+
+
+def _is_plain(root: Path) -> bool:
+    """Tell whether a set's folder has no splits, but classes."""
+    return not splits(root) and bool(_classes(root))
+
+
+def _classes(place: Path) -> list[str]:
+    """Return the names of the folders right in a folder that hold images, in order."""
+    return [entry.name for entry in _entries(place) if entry.is_dir() and _images(entry.path)]
+
+
+def _stray(place: Path) -> str:
+    """Say what to do about images right in a folder that should hold those of the classes."""
+    first = os.path.basename(_images(place)[0])
+    return f"images stand outside of any class folder, such as {shorten(first)}; put each into the folder of its class"
 
 
 def _images(folder: Path | str) -> list[str]:

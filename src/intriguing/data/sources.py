@@ -47,8 +47,8 @@ def load(
 
     Args:
         name: ``"digits"`` (embedded); the name of a folder in `data_dir` that holds ``SPLIT.parquet`` or
-            ``SPLIT/CLASS/IMAGE``; ``"mnist"`` or ``"cifar10"`` (complete, from the hub if no folder has
-            them); ``"hub:owner/name"``; or the path of a folder of that form, with a slash in it.
+            ``SPLIT/CLASS/IMAGE``, or without splits ``CLASS/IMAGE``; ``"mnist"`` or ``"cifar10"`` (complete, from the
+            hub if no folder has them); ``"hub:owner/name"``; or the path of a folder of that form, with a slash in it.
         split: ``"train"``, ``"test"``, or another split the source has.
         data_dir: folder of sets; None means the environment's `INTRIGUING_DATA`, if set.
         size: side in pixels of the square images wanted, 1 to 4096: shorter side resized (bilinear,
