@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from intriguing import data
+from intriguing.data import stream
 from intriguing.errors import DataError, InputError
 
 datasets = pytest.importorskip("datasets")
@@ -128,6 +129,32 @@ def test_addresses_are_checked_before_anything_is_asked(hub, name):
     with pytest.raises(InputError, match="hub:owner/name"):
         data.load(name, "train")
     assert hub() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("hub:imagenet-1k", r"did you mean hub:ILSVRC/imagenet-1k\?"),
+        ("hub:mnist", r"did you mean hub:ylecun/mnist\?"),
+        ("hub:flowers", "got 'hub:flowers', for example hub:ILSVRC/imagenet-1k"),
+    ],
+)
+def test_a_name_without_its_owner_is_told_the_likely_address(name, words):
+    with pytest.raises(InputError, match=words):
+        data.load(name, "test")
+
+
+def test_a_split_whose_labels_are_withheld_sends_to_another(hub, monkeypatch, tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = {"image": [{"bytes": making.encoded(ARRAYS[0]), "path": None}] * 2, "label": [-1, -1]}
+    kept = datasets.Dataset.from_dict(rows, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: kept)
+    with pytest.raises(DataError, match=r"every label is -1, .*use another split, for example --split validation"):
+        data.load("hub:a/b", "test")
+    making.parquet(tmp_path / "set" / "test.parquet", [making.encoded(ARRAYS[0])], [-1])
+    for opened in (data.load, stream.stream):
+        with pytest.raises(DataError, match="every label is -1"):
+            opened(str(tmp_path / "set"), "test")
 
 
 def test_images_that_the_library_keeps_by_path_are_read(hub, monkeypatch, tmp_path):

@@ -26,6 +26,7 @@ from intriguing.data.sets import check_labels, check_pixels, class_names, quoted
 from intriguing.errors import DataError
 
 _USUAL = {"image": ("image", "img"), "label": ("label", "labels")}
+_WITHHELD = -1  # how Hugging Face `datasets` writes a label that is not given, in the test split of ImageNet say
 _BATCH = 1024  # images whose bytes are copied out of Arrow at a time
 
 Features = Mapping[str, Mapping[str, Any]]
@@ -118,11 +119,16 @@ def labels(table: pa.Table, columns: Columns, where: str) -> Tensor:
     """Return the labels (N,) int64 of a table that has at least the label column, N at least 1.
 
     Raises:
-        DataError: no rows; missing or out-of-range labels.
+        DataError: no rows; missing, withheld or out-of-range labels.
     """
     if not table.num_rows:
         raise DataError(f"{where} holds no rows")
     found = _labels(table.column(columns.label), where)
+    if bool((found == _WITHHELD).all()):
+        raise DataError(
+            f"{where}: every label is {_WITHHELD}, as where the right answers are kept back; use another split, for "
+            "example --split validation (split='validation' in Python)"
+        )
     check_labels(found, columns.classes, where)
     return found
 

@@ -20,6 +20,10 @@ from intriguing.errors import DataError, InputError
 # Names of ours for sets of the hub.
 KNOWN = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
 PREFIX = "hub:"
+# Where sets are that many call by their name alone.
+_USUAL = {**KNOWN, "imagenet-1k": "ILSVRC/imagenet-1k", "cifar100": "uoft-cs/cifar100",
+          "fashion_mnist": "zalando-datasets/fashion_mnist"}  # fmt: skip
+_EXAMPLE = "ILSVRC/imagenet-1k"
 
 _OFFLINE = threading.Lock()
 
@@ -34,7 +38,9 @@ def address(name: str) -> str | None:
         return KNOWN.get(name)
     found = name.removeprefix(PREFIX)
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", found, re.ASCII):
-        raise InputError(f"a set of the hub is named hub:owner/name, got {shorten(name)}")
+        usual = _USUAL.get(found)
+        hint = f"; did you mean {PREFIX}{usual}?" if usual else f", for example {PREFIX}{_EXAMPLE}"
+        raise InputError(f"a set of the hub is named hub:owner/name with its owner, got {shorten(name)}{hint}")
     return found
 
 
