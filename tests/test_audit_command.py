@@ -26,6 +26,18 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
+def unequal(tmp_path: Path) -> str:
+    """Return a folder of digits, every other one drawn larger."""
+    digits = data.load("digits", "test")
+    for i in range(40):
+        pixels = (digits.images[i, 0] * 255).round().to(torch.uint8).numpy()
+        file = tmp_path / "unequal" / "test" / str(int(digits.labels[i])) / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).resize((8 + 4 * (i % 2),) * 2).save(file)
+    return str(tmp_path / "unequal")
+
+
+@pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
     """Return a function that calls the command line in this process, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
@@ -62,6 +74,25 @@ def test_the_default_folder_is_named_after_the_data(run: Call, net: str) -> None
     assert code == 0
     assert "report   runs/audit-digits/report.html" in out
     assert "--out runs/audit-digits" in Path("runs/audit-digits/report.html").read_text()
+
+
+def test_a_folder_of_another_audit_says_what_is_written_over(run: Call, net: str, unequal: str) -> None:
+    def audit(factory: str, *more: str) -> str:
+        return run("audit", "--model", f"{net}:{factory}", *SMALL, "--out", "run", "--quiet", *more)[2]
+
+    assert audit("build") == ""
+    assert audit("build", "--images", "30", "--seed", "1") == "", "the same audit, of more images"
+    over = "its results, rows and page will be written over (--out names another folder)\n"
+    assert "images differ in size" in audit("build", "--data", unequal), "and what was begun and failed lost nothing"
+    assert audit("sized") == f"run holds an audit of {net}:build on digits test; {over}"
+    assert audit("sized") == ""
+    assert audit("sized", "--data", unequal) == f"run holds an audit of {net}:sized on digits test; {over}"
+    weights = Path("other.py")
+    weights.write_text(Path(net).read_text())
+    assert "written over" in run("audit", "--model", "other.py:build", *SMALL, "--out", "run", "--quiet")[2]
+    weights.write_text(Path(net).read_text().replace("build(seed=0", "build(seed=2"))
+    again = run("audit", "--model", "other.py:build", *SMALL, "--out", "run", "--quiet")[2]
+    assert again == f"run holds an audit of other.py:build as it was before on digits test; {over}"
 
 
 def test_an_untrustworthy_audit_leaves_with_3_and_says_why(run: Call, net: str) -> None:
@@ -139,18 +170,6 @@ def test_a_radius_may_be_a_fraction_of_the_256_levels(run: Call, net: str) -> No
     assert run("attack", "--model", f"{net}:build", "--data", "digits", "--images", "10", *steps)[0] == 0
     code, _, err = run("attack", "--model", f"{net}:build", "--data", "digits", "--attack", "pgd", "--eps", "9/x")
     assert (code, err.startswith("Error: eps: expected a number")) == (2, True)
-
-
-@pytest.fixture
-def unequal(tmp_path: Path) -> str:
-    """Return a folder of digits, every other one drawn larger."""
-    digits = data.load("digits", "test")
-    for i in range(40):
-        pixels = (digits.images[i, 0] * 255).round().to(torch.uint8).numpy()
-        file = tmp_path / "unequal" / "test" / str(int(digits.labels[i])) / f"{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).resize((8 + 4 * (i % 2),) * 2).save(file)
-    return str(tmp_path / "unequal")
 
 
 def test_images_of_unequal_size_take_that_of_a_model_which_says_its_own(run: Call, net: str, unequal: str) -> None:

@@ -315,6 +315,7 @@ def audit(
             fresh=fresh,
             progress=progress,
             on_damage=lambda damage: _errors.print(f"Computed again: {escape(str(damage))}"),
+            on_replaced=lambda sentence: _errors.print(escape(sentence)),
         )
     _audited(outcome)
 

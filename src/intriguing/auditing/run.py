@@ -102,6 +102,7 @@ def audit(
     fresh: bool = False,
     progress: Tell | None = None,
     on_damage: Callable[[Damage], None] | None = None,
+    on_replaced: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Attack images of a set and write what it came to, with a verdict on whether to trust it.
 
@@ -138,6 +139,8 @@ def audit(
         fresh: attack and certify all images again.
         progress: told of every step.
         on_damage: told of damaged shards, which are computed again.
+        on_replaced: told, in a sentence, of the results of another model or other data that the folder holds and this
+            audit writes over.
 
     Raises:
         IntriguingError: models or images that cannot be used, models that cannot be certified, options no attack has,
@@ -202,6 +205,9 @@ def audit(
     with Store(folder, on_damage=on_damage) as store:
         if "study" in store.run:
             raise StoreError(f"{folder} holds a run of `intriguing reproduce`; name another folder with --out")
+        replaced = _replaced(folder, run)
+        if replaced and on_replaced is not None:
+            on_replaced(replaced)
         store.describe({**run, "cells": {}})
         if count > 1:
             assert source is not None
@@ -368,6 +374,31 @@ def _distances(gathered: Gathered, attack: str) -> list[float]:
     rows = gathered.rows(attack)
     found: list[float] = rows["distance"][rows["status"] != "already_wrong"].tolist()
     return found
+
+
+def _replaced(folder: Path, now: Mapping[str, Any]) -> str:
+    """Return what the folder's results are of, in a sentence, where that is another model or other data; or nothing.
+
+    Other settings for the same models and data are the same audit, changed on purpose.
+    """
+    try:
+        before = documents.load_audit(folder)["run"]  # what is lost, whatever run was begun here since and stopped
+    except StoreError:  # none is finished, or nobody can read it
+        return ""
+
+    def subject(run: Mapping[str, Any]) -> tuple[list[str], tuple[str, ...], list[str]]:
+        data = run["data"]
+        sources = [m["name"] if m["source"] == "in memory" else m["source"] for m in run["models"]]
+        return sources, (data["name"], data["split"], *data["classes"]), [m["hash"] for m in run["models"]]
+
+    old, new = subject(before), subject(now)
+    if old[1:] == new[1:]:
+        return ""
+    models = ", ".join(old[0]) + (" as it was before" if old[:2] == new[:2] else "")
+    return (
+        f"{folder} holds an audit of {models} on {' '.join(old[1][:2])}; its results, rows and page will be written "
+        "over (--out names another folder)"
+    )
 
 
 def _budget(attacks: Sequence[str | Attack], budget: int | None) -> int | None:
