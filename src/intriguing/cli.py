@@ -427,6 +427,8 @@ def gate(
         _out.print(
             f"{check.state.value:<13}  {escape(check.name)}: {escape(check.sentence)}", style=_STATES[check.state]
         )
+    if not require and baseline is None:
+        _out.print("No condition was given (--require, --baseline): only whether the audit can be trusted was judged.")
     _out.print(f"{outcome.state.value.upper()}  {escape(str(run))}", style=f"bold {_STATES[outcome.state]}")
     raise typer.Exit(outcome.code)
 

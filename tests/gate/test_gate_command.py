@@ -62,6 +62,16 @@ def test_every_check_is_one_line_and_the_last_says_how_it_ended(run, tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("trust", "code"), [(audited.GREEN, 0), (audited.RED, 3)])
+def test_a_gate_without_conditions_says_that_trust_alone_was_judged(run, tmp_path, trust, code):
+    folder = audited.folder(tmp_path / "run", trust=[trust])
+    said = "No condition was given (--require, --baseline): only whether the audit can be trusted was judged."
+    found, out, _ = run(folder)
+    assert (found, out.splitlines()[-2]) == (code, said)
+    assert said not in run(folder, "--require", "median_l2 >= 0.4")[1]
+    assert said not in run(folder, "--baseline", audited.folder(tmp_path / "before"))[1]
+
+
 def test_the_list_names_every_figure_with_value_interval_and_meaning(run, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = run(audited.folder(tmp_path / "run"), "--list")
