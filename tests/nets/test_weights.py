@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from intriguing.errors import ModelError
+from intriguing.errors import InputError, ModelError
+from intriguing.nets import sources
 from intriguing.nets.weights import fill, read
 
 
@@ -70,6 +72,38 @@ class Evil:
         return Path.touch, (self.path,)
 
 
+def test_a_whole_net_is_called_what_it_is_and_not_opened(tmp_path: Path) -> None:
+    torch.save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "net.pt")
+    torch.save({"model": nn.Linear(2, 2), "epoch": 3}, tmp_path / "checkpoint.pth")
+    for name, kept in (("net.pt", "Sequential"), ("checkpoint.pth", "Linear")):
+        path = str(tmp_path / name)
+        for opened in (read, sources.load):
+            with pytest.raises(ModelError, match=rf"torch\.save\(net\) writes, here torch\S*{kept}.*state_dict"):
+                opened(path)
+
+
+def test_a_torchscript_program_is_called_what_it_is_and_works_as_advised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls it old, and its users have files of it all the same
+        torch.jit.save(torch.jit.trace(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.rand(1, 1, 2, 2)), "net.pt")
+        for opened in (read, sources.load):
+            with pytest.raises(ModelError, match=r"is a TorchScript program: return torch\.jit\.load\('net\.pt'\)"):
+                opened("net.pt")
+        Path("advised.py").write_text("import torch\n\n\ndef build():\n    return torch.jit.load('net.pt')\n")
+        assert sources.load("advised.py:build")(torch.rand(5, 1, 2, 2)).shape == (5, 3)
+
+
+def test_a_file_of_weights_given_as_a_model_is_still_called_that(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "w.pt")
+    torch.save(dict(nn.Linear(2, 2).named_parameters()), tmp_path / "p.pt")
+    for name in ("w.pt", "p.pt"):
+        with pytest.raises(InputError, match="holds weights, not a net"):
+            sources.load(str(tmp_path / name))
+
+
 def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
     trap = tmp_path / "sprung"
     torch.save({"weight": Evil(trap)}, tmp_path / "w.pt")
@@ -83,7 +117,7 @@ def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
 
 def test_a_whole_net_saved_by_torch_is_refused_in_words(tmp_path: Path) -> None:
     torch.save(net(), tmp_path / "net.pt")
-    with pytest.raises(ModelError, match=r"Save net.state_dict\(\)"):
+    with pytest.raises(ModelError, match=r"save net.state_dict\(\)"):
         read(tmp_path / "net.pt")
 
 

@@ -30,7 +30,7 @@ from intriguing.errors import InputError, IntriguingError, ModelError, UnknownNa
 from intriguing.nets import estimators
 from intriguing.nets.load import Model
 from intriguing.nets.onnx import OnnxNet, extra
-from intriguing.nets.weights import fill, read, refuse_pickle
+from intriguing.nets.weights import fill, read, refuse_pickle, refuse_program
 
 _FORMS = "my_model.py:build, package.module:build, net.pt2, timm:NAME, transformers:NAME or onnx:net.onnx"
 _WEIGHT_FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".h5", ".npz")
@@ -164,6 +164,7 @@ def _find(spec: str, *, with_weights: bool) -> _Found:
     place, colon, factory = spec.rpartition(":")
     if not colon or not place or not factory.isidentifier():
         refuse_pickle(spec)
+        refuse_program(spec)
         if suffix in _WEIGHT_FILES:
             raise InputError(
                 f"model: {spec} holds weights, not a net. Name the function that builds the net, and give the file "

@@ -8,7 +8,9 @@ from __future__ import annotations
 import difflib
 import os
 import pickle
+import pickletools
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,11 @@ from torch import Tensor, nn
 from intriguing.errors import ModelError
 
 PICKLES = (".pkl", ".pickle", ".joblib", ".sav", ".dill")
+# The modules that the pickle of a state dict names.
+_OF_TENSORS = frozenset(
+    ("collections", "torch", "torch._tensor", "torch._utils", "torch.nn.parameter", "torch.serialization",
+     "torch.storage", "builtins", "__builtin__", "_codecs")
+)  # fmt: skip
 _NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts keep the state dict
 
 
@@ -32,6 +39,28 @@ def refuse_pickle(path: str) -> None:
         raise ModelError(
             f"{path} is a pickle, and opening one runs whatever code it holds. Write a function that returns the model "
             "in a file of your own and name it as my_model.py:build; weights go into safetensors or a state dict."
+        )
+
+
+def refuse_program(path: str) -> None:
+    """Refuse a file that holds a net itself: a TorchScript program, or the pickle of a whole net.
+
+    Nothing in the file is run; of a pickle only the names are read that opening it would import.
+
+    Raises:
+        ModelError: says what the file is, and what to do instead.
+    """
+    entries = _entries(path)
+    if "constants.pkl" in entries:  # the mark by which `torch.load` itself tells TorchScript from other files
+        raise ModelError(
+            f"{path} is a TorchScript program: return torch.jit.load({path!r}) from a function in a file of your own "
+            "and name that as --model my_model.py:build, without --weights"
+        )
+    kept = _class_in(path, entries.get("data.pkl"))
+    if kept:
+        raise ModelError(
+            f"{path} is a pickle of Python objects such as torch.save(net) writes, here {kept}, and opening it would "
+            "run code: save net.state_dict() instead, and give that file as --weights beside --model my_model.py:build"
         )
 
 
@@ -136,12 +165,38 @@ def _safetensors(name: str) -> dict[str, Any]:
         ) from error
 
 
+def _entries(path: str) -> dict[str, zipfile.ZipInfo]:
+    """Return what stands in the one folder of an archive of torch, by name; nothing for any other file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {info.filename.partition("/")[2]: info for info in archive.infolist()}
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return {}
+
+
+def _class_in(path: str, entry: zipfile.ZipInfo | None) -> str:
+    """Return the first name in a pickle that no dictionary of tensors needs, such as a net's class; or nothing."""
+    if entry is None:
+        return ""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for operation, argument, _ in pickletools.genops(archive.read(entry)):
+                if operation.name == "GLOBAL" and str(argument).partition(" ")[0] not in _OF_TENSORS:
+                    return str(argument).replace(" ", ".")
+    except Exception:  # a reader of untrusted bytes fails in any way it likes, and whoever opens the file says how
+        return ""
+    return ""
+
+
 def _torch(name: str) -> dict[str, Any]:
+    if "constants.pkl" in _entries(name):
+        refuse_program(name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about formats of old; what cannot be read is an error anyway
             found = torch.load(name, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        refuse_program(name)
         raise ModelError(
             f"weights: {name} is damaged, or holds more than tensors, which only a pickle that may run code could "
             "restore. Save net.state_dict() and name the net by my_model.py:build."
