@@ -59,7 +59,8 @@ class LBFGS(Attack):
         objective: ``"cross-entropy"`` (the paper's) or ``"hinge"``.
         budget: the largest number of forwards plus backwards on one image, over all targets, the clean pass,
             the last bisection and the final judgement included; never exceeded. None: no limit.
-        first: the first c.
+        first: the first c. This and the next two are of logits that lie 1 apart and more; where those of an image lie
+            closer, all three shrink with what lies between its largest and its least, as the slope of the loss does.
         lowest: c is not searched below this; an image whose minimiser there fails is `not_found`.
         highest: c is not searched above this.
         width: c is found to this relative width.
@@ -194,7 +195,9 @@ class _Search:
         self.best_phase = torch.zeros(P, dtype=torch.int64, device=device)
         self.numeric = torch.zeros(P, dtype=torch.bool, device=device)
         # The bracket: u = log c, u_low the largest success, u_high the smallest failure, with their margins.
-        self.u = full(math.log(attack.first))
+        image = self.pairs.image
+        self.unit = (logits.amax(1) - logits.amin(1)).double().clamp(torch.finfo(torch.float32).tiny, 1)[image]
+        self.u = math.log(attack.first) + self.unit.log()
         self.u_low, self.m_low = full(-torch.inf), full(torch.nan)
         self.u_high, self.m_high = full(torch.inf), full(torch.nan)
         self.last_side = torch.zeros(P, dtype=torch.int64, device=device)
@@ -202,12 +205,9 @@ class _Search:
         self.stage = torch.zeros(P, dtype=torch.int64, device=device)
         self.current_margin = full(torch.nan)
         self.floor = full(0.0)  # the largest |r| of a minimiser that failed
-        gap = (
-            logits.gather(1, trial.labels[:, None]).squeeze(1)[self.pairs.image]
-            - logits[self.pairs.image, self.pairs.target]
-        )
-        self.gap = gap.double().clamp(min=1e-6)
-        self.least_margin = trial.least_margin.double()[self.pairs.image]
+        gap = logits.gather(1, trial.labels[:, None]).squeeze(1)[image] - logits[image, self.pairs.target]
+        self.gap = gap.double().maximum(1e-6 * self.unit)
+        self.least_margin = trial.least_margin.double()[image]
 
     # -- evaluation -----------------------------------------------------------------------------------------
 
@@ -220,10 +220,11 @@ class _Search:
     def _evaluate(self, x: Tensor, pair: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return value and gradient of (1) and the margins at x (k, n); keep every candidate."""
         image, target = self.pairs.image[pair], self.pairs.target[pair]
-        T = self._temperature(pair).to(x.dtype)
+        T = self._temperature(pair)
         c = self.u[pair].exp()
 
         def loss_of(z: Tensor) -> Tensor:
+            z = z.double()  # the loss of logits that all but agree is log K, and the last digits are what is sought
             others = z.scatter(1, target[:, None], -torch.inf)
             excess = torch.logsumexp(others / T[:, None], 1) - z.gather(1, target[:, None]).squeeze(1) / T
             return T * torch.nn.functional.softplus(excess)
@@ -356,7 +357,8 @@ class _Search:
         u_next = torch.where(bracketed, inside, torch.where(success, u + step, u - step))
         closed = bracketed & (high - low <= math.log1p(attack.width))
         # Leaving the range of c ends the search on that side.
-        outside = ~bracketed & ((u_next > math.log(attack.highest) + 1e-9) | (u_next < math.log(attack.lowest) - 1e-9))
+        above = u_next - self.unit[pair].log()
+        outside = ~bracketed & ((above > math.log(attack.highest) + 1e-9) | (above < math.log(attack.lowest) - 1e-9))
         over = closed | outside | (self.solves[pair] >= attack.solves)
 
         self.u_low[pair], self.m_low[pair] = low, m_low
