@@ -75,6 +75,49 @@ def test_pixels_outside_the_box_are_named_with_ids_and_likely_normalisation() ->
         assert words in str(error.value)
 
 
+class _InPlace(nn.Module):
+    """A net that normalises its input where it lies, as much published code does."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        x.sub_(0.3).div_(0.4)
+        return self.net(x)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [attacks.DDN(steps=20), attacks.Nearest(budget=40), attacks.PGD(0.1, steps=5), attacks.Square(0.5, steps=30)],
+    ids=lambda attack: type(attack).__name__,
+)
+@pytest.mark.parametrize("preprocesses", [False, True])
+def test_a_net_that_changes_its_input_in_place_changes_no_image(attack: Attack, preprocesses: bool) -> None:
+    net, images = linear(), IMAGES[:8].clone()
+    options = {"mean": 0.1} if preprocesses else {}
+    same = attack(Model(lambda x: net((x.flatten(1) - 0.3) / 0.4), **options), images, generator=seeded())
+    result = attack(Model(_InPlace(net), **options), images, generator=seeded())
+    assert torch.equal(images, IMAGES[:8])
+    assert result.found.any()
+    for name, column in vars(same).items():
+        if isinstance(column, Tensor):
+            assert torch.equal(column, getattr(result, name)), name
+    assert result.adversarial.min() >= 0
+    assert result.adversarial.max() <= 1
+
+
+def test_the_doctor_sees_a_net_that_changes_its_input_as_any_other() -> None:
+    net, images = linear(), IMAGES.clone()
+    labels = Model(_InPlace(net)).predict(images)
+    seen = doctor(Model(_InPlace(net), name="net"), images, labels, expect_accuracy=1.0)
+    same = doctor(Model(lambda x: net((x.flatten(1) - 0.3) / 0.4), name="net"), images, labels, expect_accuracy=1.0)
+    assert torch.equal(images, IMAGES)
+    assert seen.checks[:-1] == same.checks[:-1]  # the last counts weights, and a function has none
+    assert seen.state == "green"
+
+
 def test_an_accuracy_that_is_not_the_users_is_red_before_any_claim() -> None:
     net = linear()
     right = Model(net).predict(IMAGES)

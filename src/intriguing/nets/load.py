@@ -31,7 +31,7 @@ class Model:
     everything here is a distance to the nearest wrong class, which needs one right class.
 
     The net stays where it is and as it is: device and dtype are read from its parameters, and `frozen` puts
-    back whatever it changes.
+    back whatever it changes. So do the images: the net sees a copy, which it may change in place.
 
     Args:
         net: a module, or any function from images to logits.
@@ -109,7 +109,7 @@ class Model:
                 `check`.
             NetFailedError: the net itself raised; its own error is the cause.
         """
-        given = self._preprocess(images) if self._preprocesses else images
+        given = self._given(images)
         try:
             answer = self.net(given)
         except Exception as error:
@@ -297,7 +297,7 @@ class Model:
         """
         given = images.to(device=self.device, dtype=self.dtype)
         with self.frozen():
-            return unwrap(self.net(self._preprocess(given) if self._preprocesses else given))[1]
+            return unwrap(self.net(self._given(given)))[1]
 
     def layers(self) -> dict[str, nn.Module]:
         """Return every submodule by its path, in the order of definition; the net itself is left out.
@@ -325,6 +325,14 @@ class Model:
                 if tensor.is_floating_point():
                     return tensor
         return None
+
+    def _given(self, images: Tensor) -> Tensor:
+        """Return what the net sees of the images: a tensor of its own, which it may change in place.
+
+        Preprocessing makes one anyway; a copy costs nothing beside a pass of any net. No leaf of the graph either: the
+        gradient of the images goes around what the net does to its input.
+        """
+        return self._preprocess(images) if self._preprocesses else images.clone()
 
     def _preprocess(self, images: Tensor) -> Tensor:
         """Return (images - mean) / std, channel by channel on axis 1, after any resizing and reordering."""
