@@ -161,6 +161,14 @@ def test_a_net_of_half_precision_is_searched_in_float32(kind: Any, dtype: torch.
 
 
 @attack_types
+def test_a_net_may_answer_in_more_digits_than_it_computes_in(kind: Any) -> None:
+    model, images, labels = case()
+    result = run(kind, Model(lambda x: model(x).double()), images, labels, budget=60)
+    for name, field in columns(run(kind, model, images, labels, budget=60)).items():
+        assert torch.equal(field, getattr(result, name)), name
+
+
+@attack_types
 def test_it_repeats_itself(kind: Any) -> None:
     model, images, labels = case()
     first, second = run(kind, model, images, labels), run(kind, model, images, labels)

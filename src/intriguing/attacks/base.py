@@ -168,7 +168,8 @@ class Trial:
     Points are flat, (k, n), float32 or float64, on the model's device, and come with `image` (k,), the index of the
     image each belongs to. Every pass an attack makes goes through `logits`, `gradient` or `jacobian`. A model of half
     precision is searched in float32: it gets every point rounded, and its logits and gradients are widened, so that
-    steps smaller than its rounding add up, and what counts is what it answers.
+    steps smaller than its rounding add up, and what counts is what it answers. One that answers in more digits than it
+    computes in, float64 from float32, has its logits rounded, by less than `adversarial` asks for.
 
     Attributes:
         model: the net, frozen.
@@ -301,9 +302,8 @@ class Trial:
         return z.detach(), torch.stack(columns, dim=1)
 
     def _answer(self, x: Tensor) -> Tensor:
-        """Return the logits (k, K) of points x (k, n), which the model sees in its own dtype."""
-        z = self.model(x.reshape(-1, *self.shape).to(self.dtype))
-        return z.to(torch.promote_types(z.dtype, x.dtype))
+        """Return the logits (k, K) of points x (k, n), which the model sees in its own dtype, in that of the search."""
+        return self.model(x.reshape(-1, *self.shape).to(self.dtype)).to(self.clean.dtype)
 
     def affords(self, image: Tensor, passes: int = 2) -> Tensor:
         """Tell which of `image` (k,) can pay for `passes` more besides what the end needs; the others are noted."""
