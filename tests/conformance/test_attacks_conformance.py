@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from intriguing.attacks import ATTACKS, FGSM, LBFGS, PGD, AttackResult, AttackStatus, WorstOf
-from intriguing.errors import DataError, InputError, IntriguingError, ModelError
+from intriguing.errors import DataError, InputError, IntriguingError, ModelError, NetFailedError
 from intriguing.nets.load import Model
 
 N, K = 12, 4
@@ -166,6 +166,43 @@ def test_a_net_may_answer_in_more_digits_than_it_computes_in(kind: Any) -> None:
     result = run(kind, Model(lambda x: model(x).double()), images, labels, budget=60)
     for name, field in columns(run(kind, model, images, labels, budget=60)).items():
         assert torch.equal(field, getattr(result, name)), name
+
+
+class _Cramped(nn.Module):
+    """A net with memory for `most` rows at a time, of both passes or of the backward pass alone; row by row."""
+
+    def __init__(self, net: nn.Module, most: int, *, backward: bool = False) -> None:
+        super().__init__()
+        self.net, self.most, self.backward = net, most, backward
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.backward and x.requires_grad:
+            x.register_hook(self._fit)
+        if not self.backward:
+            self._fit(x)
+        # Products of another number of rows would round differently.
+        return torch.cat([self.net(row[None]) for row in x])
+
+    def _fit(self, x: Tensor) -> None:
+        if len(x) > self.most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+@attack_types
+@pytest.mark.parametrize("backward", [False, True])
+def test_memory_that_runs_out_makes_its_batches_smaller_and_changes_nothing(kind: Any, backward: bool) -> None:
+    model, images, labels = case()
+    enough = run(kind, _Cramped(model.net, 10**6), images, labels, budget=40)
+    result = run(kind, _Cramped(model.net, 5, backward=backward), images, labels, budget=40)
+    for name, field in columns(enough).items():
+        assert torch.equal(field, getattr(result, name)), name
+
+
+@attack_types
+def test_an_image_too_large_for_the_memory_is_told_by_name(kind: Any) -> None:
+    model, images, labels = case()
+    with pytest.raises(NetFailedError, match=r"ran out of memory on cpu with a single image of shape \(2, 3, 3\)"):
+        run(kind, _Cramped(model.net, 0), images, labels, budget=40)
 
 
 @attack_types

@@ -18,7 +18,7 @@ from intriguing import attacks, norms
 from intriguing.attacks import ATTACKS, AttackStatus
 from intriguing.attacks.base import SLACK, Attack, Trial
 from intriguing.bounds.network import layer_bounds
-from intriguing.errors import DataError, InputError, ModelError
+from intriguing.errors import DataError, InputError, ModelError, NetFailedError
 from intriguing.nets.doctor import doctor
 from intriguing.nets.load import Model
 
@@ -300,6 +300,41 @@ def test_memory_that_runs_out_makes_batches_smaller_and_changes_nothing() -> Non
     assert sizes == [40, 20, 10, 5, 5, 5, 5, 5, 5, 5, 5]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+        RuntimeError("MPS backend out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_image_for_which_memory_is_not_enough_is_an_error_with_the_way_out(error: Exception) -> None:
+    def net(x: Tensor) -> Tensor:
+        raise error
+
+    with pytest.raises(NetFailedError, match="ran out of memory on cpu with a single image") as raised:
+        Model(net, name="huge").predict(IMAGES)
+    assert raised.value.__cause__ is error
+    assert "huge" in str(raised.value)
+
+
+def test_a_size_that_fitted_is_remembered_for_each_direction() -> None:
+    net, seen = linear(), []
+
+    def small(x: Tensor) -> Tensor:
+        seen.append((len(x), x.requires_grad))
+        if len(x) > (3 if x.requires_grad else 12):
+            raise MemoryError
+        return net(x)
+
+    attacks.PGD(0.01, steps=3)(Model(small), IMAGES, generator=seeded())
+    assert [size for size, gradient in seen if gradient and size > 3] == [40, 20, 10, 5]
+    assert [size for size, gradient in seen if not gradient and size > 12] == [40, 20]
+
+
 def test_only_the_live_batch_goes_to_the_net_and_a_loader_is_streamed() -> None:
     sizes: list[int] = []
 
@@ -384,6 +419,33 @@ def test_models_without_gradients_are_served_by_attacks_that_need_none_and_refus
         result = attack(model, IMAGES[:4], generator=seeded())
         assert (result.backwards == 0).all()
         assert (result.forwards > 1).any()
+
+
+@pytest.mark.parametrize("trained", [False, True])  # whose answers have a gradient, but for its weights alone
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_net_that_detaches_its_images_is_refused_in_the_same_words_by_every_attack(name: str, trained: bool) -> None:
+    kind = ATTACKS[name]
+    net = linear().requires_grad_(trained)
+    options: dict[str, Any] = {"eps": 0.5} if "eps" in kind.__dataclass_fields__ else {}
+    attack = kind(**options, budget=40)
+    if not kind.needs_gradients:
+        return
+    with pytest.raises(ModelError, match=r"passes no gradient to its images.* keep tensors from being detached"):
+        attack(Model(lambda x: net(x.detach())), IMAGES[:4], generator=seeded())
+
+
+def test_a_net_whose_backward_pass_fails_is_told_by_name() -> None:
+    net = linear()
+
+    def spoiled(x: Tensor) -> Tensor:
+        h = net(x).exp()
+        square = h * h
+        h.add_(1)  # what the square keeps for its gradient
+        return square
+
+    with pytest.raises(NetFailedError, match=r"spoiled failed in its backward pass.*inplace operation") as raised:
+        attacks.DDN(steps=2)(Model(spoiled), IMAGES[:4])
+    assert "dtype" not in str(raised.value)
 
 
 def test_a_model_of_bare_labels_says_what_it_lacks() -> None:

@@ -17,13 +17,14 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from intriguing import norms
 from intriguing.attacks.problem import check_labels, choose_targets, margin
 from intriguing.attacks.result import AttackResult, AttackStatus, Phase, check_norm, sizes
-from intriguing.errors import InputError, ModelError
+from intriguing.errors import InputError, IntriguingError, ModelError, NetFailedError
 from intriguing.floating import denormals_flushed
-from intriguing.nets.load import Model, as_model
+from intriguing.nets.load import Model, as_model, out_of_memory
 
 Progress = Callable[[float, float], None]
 
@@ -190,6 +191,7 @@ class Trial:
         best_target: (N,) int64, the class it is given.
         wanted: (N,) int64, the class a success must be given; -1: any but the label.
         reserved: passes kept back for the end: one judgement, and what an attack adds to it.
+        fitting: points that fit in memory at once, by the passes made, of those for which it has run out.
     """
 
     def __init__(
@@ -206,6 +208,7 @@ class Trial:
         self.model, self.norm, self.budget, self.radius, self.progress = model, norm, budget, radius, progress
         self.original = images.detach()
         self.shape = images.shape[1:]
+        self.fitting: dict[str, int] = {}
         device = model.device
         self.dtype = model.dtype
         wide = torch.promote_types(self.dtype, torch.float32)
@@ -239,13 +242,16 @@ class Trial:
     # -- passes ---------------------------------------------------------------------------------------------
 
     def logits(self, x: Tensor, image: Tensor, *, slots: int = 1024) -> Tensor:
-        """Return the logits (k, K) of points x (k, n), without a gradient, at most `slots` at a time."""
+        """Return the logits (k, K) of points x (k, n), without a gradient, at most `slots` at a time.
+
+        This and the passes below take fewer points at a time once memory runs out: tries that fail are not counted.
+        """
         if not len(x) and len(self.clean):  # not every net takes a batch of none
             return x.new_zeros(0, self.classes)
         with torch.no_grad():
-            pieces = [self._answer(part) for part in torch.split(x, slots)]
+            pieces = self._in_pieces("forward", lambda part: (self._answer(x[part]),), len(x), slots)
         self.forwards.index_add_(0, image, torch.ones_like(image))
-        return torch.cat(pieces)
+        return torch.cat([z for (z,) in pieces])
 
     def gradient(self, x: Tensor, image: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits (k, K), loss (k,) and the gradient (k, n) of each point's own loss: one pass each way.
@@ -258,21 +264,21 @@ class Trial:
         Raises:
             ModelError: the net passes no gradient to its images.
         """
-        point = x.detach().requires_grad_(True)
-        with torch.enable_grad():
-            z = self._answer(point)
-            value = loss(z)
-            gradient = torch.autograd.grad(value.sum(), point, allow_unused=True)[0] if value.requires_grad else None
-        if gradient is None:
-            raise ModelError(
-                f"{self.model.name} passes no gradient to its images, which this attack needs; "
-                "take it out of torch.no_grad, keep tensors from being detached or rounded on the way, or use an "
-                "attack that needs none (square)"
-            )
+        rows = len(x)
+
+        def differentiate(part: slice) -> tuple[Tensor, ...]:
+            point = x[part].detach().requires_grad_(True)
+            with torch.enable_grad():
+                z = self._answer(point)
+                # The loss knows all rows, and each by its place alone: the others may be anything.
+                value = loss(z) if len(z) == rows else loss(pad(z, (0, 0, part.start, rows - part.stop)))[part]
+                return z.detach(), value.detach(), self._slope(value.sum(), point)
+
+        z, value, gradient = _joined(self._in_pieces("backward", differentiate, rows))
         ones = torch.ones_like(image)
         self.forwards.index_add_(0, image, ones)
         self.backwards.index_add_(0, image, ones)
-        return z.detach(), value.detach(), gradient
+        return z, value, gradient
 
     def jacobian(
         self, x: Tensor, image: Tensor, classes: Tensor, against: Tensor | None = None
@@ -285,21 +291,80 @@ class Trial:
             classes: (k, c).
             against: (k,) classes whose logits are subtracted first, so that a difference costs one pass, not two.
         """
-        point = x.detach().requires_grad_(True)
-        with torch.enable_grad():
-            z = self._answer(point)
-            chosen = z.gather(1, classes)
-            if against is not None:
-                chosen = chosen - z.gather(1, against[:, None])
-            if not z.requires_grad:
-                raise ModelError(f"{self.model.name} passes no gradient to its images, which this attack needs")
-            columns = [
-                torch.autograd.grad(chosen[:, c].sum(), point, retain_graph=c + 1 < chosen.shape[1])[0]
-                for c in range(chosen.shape[1])
-            ]
+
+        def differentiate(part: slice) -> tuple[Tensor, ...]:
+            point = x[part].detach().requires_grad_(True)
+            with torch.enable_grad():
+                z = self._answer(point)
+                chosen = z.gather(1, classes[part])
+                if against is not None:
+                    chosen = chosen - z.gather(1, against[part, None])
+                last = chosen.shape[1] - 1
+                columns = [self._slope(chosen[:, c].sum(), point, again=c < last) for c in range(last + 1)]
+            return z.detach(), torch.stack(columns, dim=1)
+
+        z, columns = _joined(self._in_pieces("backward", differentiate, len(x)))
         self.forwards.index_add_(0, image, torch.ones_like(image))
-        self.backwards.index_add_(0, image, torch.full_like(image, chosen.shape[1]))
-        return z.detach(), torch.stack(columns, dim=1)
+        self.backwards.index_add_(0, image, torch.full_like(image, classes.shape[1]))
+        return z, columns
+
+    def _in_pieces(
+        self, passes: str, run: Callable[[slice], tuple[Tensor, ...]], rows: int, most: int | None = None
+    ) -> list[tuple[Tensor, ...]]:
+        """Return what `run` gives for `rows` points, piece by piece: fewer at a time once memory has run out.
+
+        Rows do not see each other, so their number changes nothing but the memory. What fitted is remembered.
+
+        Args:
+            passes: ``"forward"``, or ``"backward"`` for both ways, which take more memory.
+            run: evaluates the points of a slice.
+            rows: how many there are.
+            most: at a time, with memory enough.
+
+        Raises:
+            NetFailedError: a single point does not fit.
+        """
+        pieces: list[tuple[Tensor, ...]] = []
+        done = 0
+        while done < rows or not pieces:
+            size = min(rows - done, most or rows, self.fitting.get(passes, rows))
+            try:
+                pieces.append(run(slice(done, done + size)))
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                if size <= 1:
+                    raise self.model.too_large(self.shape, error) from error
+                self.fitting[passes] = size // 2
+                continue
+            done += size
+        return pieces
+
+    def _slope(self, value: Tensor, point: Tensor, *, again: bool = False) -> Tensor:
+        """Return the gradient of a number at points (k, n): one backward pass, of several through a graph if `again`.
+
+        Raises:
+            ModelError: the net passes no gradient to its images.
+            NetFailedError: the net's backward pass raised.
+        """
+        gradient: Tensor | None = None
+        if value.requires_grad:
+            try:
+                gradient = torch.autograd.grad(value, point, retain_graph=again, allow_unused=True)[0]
+            except Exception as error:
+                if isinstance(error, IntriguingError) or out_of_memory(error):
+                    raise
+                raise NetFailedError(
+                    f"{self.model.name} failed in its backward pass. {type(error).__name__}: {error}. Repair the net, "
+                    "or use an attack that needs no gradients (square)"
+                ) from error
+        if gradient is None:
+            raise ModelError(
+                f"{self.model.name} passes no gradient to its images, which this attack needs; "
+                "take it out of torch.no_grad, keep tensors from being detached or rounded on the way, or use an "
+                "attack that needs none (square)"
+            )
+        return gradient
 
     def _answer(self, x: Tensor) -> Tensor:
         """Return the logits (k, K) of points x (k, n), which the model sees in its own dtype, in that of the search."""
@@ -481,3 +546,7 @@ class Trial:
             judge=self.model.predict,
             **lengths,
         )
+
+
+def _joined(pieces: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return pieces[0] if len(pieces) == 1 else tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))

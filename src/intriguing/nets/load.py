@@ -20,6 +20,9 @@ from intriguing.nets.inputs import check_images, some
 
 CAPABILITIES = ("labels", "logits", "gradients")  # each includes those before it
 
+# On CPUs (Linux, Windows), on Apple's GPUs and in older drivers, in cuBLAS and cuDNN.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED")
+
 
 class Model:
     """A net with its box, its preprocessing and its rules.
@@ -244,6 +247,7 @@ class Model:
 
         Raises:
             ModelError: see `__call__` and `check`.
+            NetFailedError: a single image does not fit in memory.
         """
         if batch < 1:
             raise InputError(f"batch must be at least 1, got {batch}")
@@ -260,9 +264,11 @@ class Model:
                     z = self(part.to(device=device, dtype=dtype)).to(images.device)
                 except Exception as error:
                     # Rows do not see each other, so fewer at a time change nothing but the memory.
-                    if batch == 1 or not out_of_memory(error):
+                    if not out_of_memory(error):
                         raise
-                    batch = max(1, min(batch, len(part)) // 2)
+                    if len(part) <= 1:
+                        raise self.too_large(part.shape[1:], error) from error
+                    batch = len(part) // 2
                     continue
                 parts.append(z)
                 done += len(part)
@@ -371,6 +377,15 @@ class Model:
             "give them in the dtype and on the device of the weights (the net is never moved)."
         )
 
+    def too_large(self, shape: Sequence[int], error: BaseException) -> NetFailedError:
+        """Return the error for a net that runs out of memory on one image of this shape."""
+        lines = str(error).strip().splitlines()
+        return NetFailedError(
+            f"{self.name} ran out of memory on {self.device} with a single image of shape {tuple(shape)}. "
+            f"{type(error).__name__}: {lines[0] if lines else 'no message'}. Free memory there, give smaller images, "
+            "or move the net to a device with more."
+        )
+
 
 def as_model(net: Model | nn.Module | Callable[[Tensor], Any]) -> Model:
     """Return a Model as it is, and anything else wrapped in one with the box [0, 1] and no preprocessing.
@@ -421,4 +436,6 @@ def out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    # Other allocators raise a plain RuntimeError; its message is the only sign. `too_large` is past helping.
+    plain = isinstance(error, RuntimeError) and not isinstance(error, IntriguingError)
+    return plain and any(text in str(error) for text in _OUT_OF_MEMORY)
