@@ -288,6 +288,14 @@ def test_one_image_never_changes_the_fate_of_another(kind: Any) -> None:
 
 
 @attack_types
+@pytest.mark.parametrize("budget", [0, -1, 1.5, 1e9, math.inf, math.nan, True, "x", 2**63])
+def test_a_budget_that_is_no_count_is_refused(kind: Any, budget: Any) -> None:
+    attack = kind(**{**GIVEN.get(kind, {}), "budget": budget})
+    with pytest.raises(InputError, match="budget: expected a whole number of at least 1, got"):
+        attack.check()
+
+
+@attack_types
 def test_it_refuses_what_it_cannot_use(kind: Any) -> None:
     model, images, labels = case()
     broken = images.clone()

@@ -31,6 +31,7 @@ Progress = Callable[[float, float], None]
 # An example may exceed its radius by this share: what rounding to float32 costs a projection. The library's one
 # tolerance on norms; `AttackResult.size` tells the excess of every example.
 SLACK = 1e-6
+_LARGEST_COUNT = 2**62  # of passes and the like, which are counted in int64
 _ROUNDINGS, _ROUNDINGS_OF_HALF = 32, 2  # of the logits that another batch may move
 
 
@@ -56,9 +57,9 @@ class Range:
         Raises:
             InputError: names the parameter, what was expected and what came.
         """
-        good = isinstance(value, int | float) and not isinstance(value, bool)
+        good = isinstance(value, int if self.whole else int | float) and not isinstance(value, bool)
         good = good and (value > self.low if self.above else value >= self.low) and value <= self.high
-        good = good and (float(value).is_integer() if self.whole else math.isfinite(value))
+        good = good and (value <= _LARGEST_COUNT if self.whole else math.isfinite(value))
         if not good:
             kind = "a whole number" if self.whole else "a number"
             ends = f"{'above' if self.above else 'of at least'} {self.low:g}"
@@ -137,8 +138,8 @@ class Attack(ABC):
             if value is not None:
                 limits.check(name, value)
         budget: int | None = getattr(self, "budget", None)
-        if budget is not None and budget < 1:
-            raise InputError(f"budget: expected at least 1 pass per image, got {budget}")
+        if budget is not None:
+            COUNT.check("budget", budget)
         self._check()
 
     def _check(self) -> None:  # noqa: B027 -- most attacks have nothing to add
