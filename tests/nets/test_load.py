@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from intriguing import nets
+from intriguing.attacks import FGSM, Nearest
 from intriguing.errors import DataError, InputError, ModelError
+from intriguing.nets.doctor import doctor
 from intriguing.nets.load import Model, as_model
 
 
@@ -244,6 +246,67 @@ def test_as_model_wraps_once() -> None:
 def test_impossible_settings(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Model(nn.Identity(), **settings)
+
+
+def test_mean_and_std_of_different_lengths_are_refused_at_once() -> None:
+    with pytest.raises(InputError, match="one per channel, got 2 of mean and 3 of std"):
+        Model(nn.Identity(), mean=(0.1, 0.2), std=(1, 1, 1))
+    assert Model(nn.Flatten(), mean=0.5, std=(1, 2, 4))(torch.zeros(1, 3, 1, 1)).tolist() == [[-0.5, -0.25, -0.125]]
+
+
+@pytest.mark.parametrize("size", [2.5, 8.0, True, "8", 0, (8,), (8, 8.0), (8, 8, 8), float("inf")])
+def test_a_size_that_is_no_whole_number_of_pixels_is_refused(size: Any) -> None:
+    with pytest.raises(InputError, match="size: expected a side or"):
+        Model(nn.Identity(), size=size)
+
+
+def test_weights_that_are_not_made_yet_are_told_by_name(images: Tensor) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    for use in (lambda: Model(net).predict(images), lambda: FGSM(0.1)(net, images)):
+        with pytest.raises(ModelError, match=r"not made yet \(LazyLinear\): call it once on a batch of images"):
+            use()
+    checks = doctor(net, images)
+    assert checks["answer"].state == "red"
+    assert "not made yet (LazyLinear)" in checks["answer"].sentence
+    net(images)
+    assert Model(net).predict(images).shape == (6,)
+
+
+def test_weights_without_values_are_told_by_name(images: Tensor) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 3, device="meta"))
+    with pytest.raises(ModelError, match=r"on the meta device \(Linear\)"):
+        Model(net).predict(images)
+    with pytest.raises(ModelError, match=r"on the meta device \(Linear\)"):
+        FGSM(0.1)(net, images)
+    assert "on the meta device" in doctor(net, images)["answer"].sentence
+
+
+@pytest.mark.parametrize("how", ["whole", "part", "in place", "function"])
+def test_a_compiled_net_is_attacked_as_it_was_before(images: Tensor, how: str) -> None:
+    net = Answer(lambda z: z)
+    plain = Nearest(budget=40)(net, images)
+    graphs = []
+
+    def backend(graph: Any, example: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    given: Any = net
+    if how == "whole":
+        given = torch.compile(net, backend=backend)
+    elif how == "part":
+        given = nn.Sequential(nn.Identity(), torch.compile(net, backend=backend))
+    elif how == "in place":
+        net.compile(backend=backend)
+    else:
+        given = torch.compile(lambda x: net(x), backend=backend)
+    model = Model(given)
+    result = Nearest(budget=40)(model, images)
+    assert torch.equal(result.adversarial, plain.adversarial)
+    assert torch.equal(result.forwards, plain.forwards)
+    assert not graphs
+    given(images)
+    assert graphs  # it is as it was
 
 
 # What a user's loader gives when the normalisation was left in it.

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from intriguing.errors import InputError, IntriguingError, ModelError, NetFailedError, UnknownNameError
 from intriguing.nets.answers import ANSWERS, to_logits, unwrap
@@ -35,6 +36,10 @@ class Model:
 
     The net stays where it is and as it is: device and dtype are read from its parameters, and `frozen` puts
     back whatever it changes. So do the images: the net sees a copy, which it may change in place.
+
+    A net from `torch.compile` is taken as it was before: a compiled graph would be compiled anew for every number of
+    images still under attack, and passes back only once. One compiled in part, or by `net.compile()`, runs as it was
+    while it is `frozen`.
 
     Args:
         net: a module, or any function from images to logits.
@@ -78,10 +83,16 @@ class Model:
         if not callable(net):
             raise InputError(f"net must be a torch module or a function from images to logits, got {net!r}")
         low, high = _checked_box(box)
-        self.net = net
+        self.net = net = _not_compiled(net)
         self.box = (low, high)
         self.mean = _channel_values("mean", mean)
         self.std = _channel_values("std", std)
+        lengths = (self.mean.numel(), self.std.numel())
+        if min(lengths) > 1 and lengths[0] != lengths[1]:
+            raise InputError(
+                f"mean and std: expected as many values of each, one per channel, got {lengths[0]} of mean and "
+                f"{lengths[1]} of std"
+            )
         if not bool((self.std > 0).all()) or not bool((self.mean + self.std).isfinite().all()):
             raise InputError(f"std must be positive and mean finite, got std={std}, mean={mean}")
         if answers not in ANSWERS:
@@ -93,9 +104,7 @@ class Model:
         self.answers, self.classes = answers, classes
         given = 1 if answers == "labels" else 2 + bool(gradients)
         self.capabilities: tuple[str, ...] = CAPABILITIES[:given]
-        self.size = (size, size) if isinstance(size, int) else size
-        if self.size is not None and not (len(self.size) == 2 and min(self.size) >= 1):
-            raise InputError(f"size: expected a side or (height, width) in pixels, got {size!r}")
+        self.size = None if size is None else _checked_size(size)
         self.bgr = bgr
         self.name = name or (type(net).__name__ if isinstance(net, nn.Module) else _function_name(net))
         self._preprocesses = mean is not None or std is not None or size is not None or bgr
@@ -173,8 +182,12 @@ class Model:
             (False, False)
             >>> net.training, net.weight.requires_grad
             (True, True)
+
+        Raises:
+            ModelError: weights that are not made yet, or have no values.
         """
         modules, parameters = self._modules(), self._parameters()
+        self._check_made(modules)
         modes = [module.training for module in modules]
         flags = [parameter.requires_grad for parameter in parameters]
         try:
@@ -182,12 +195,33 @@ class Model:
                 module.training = False
             for parameter in parameters:
                 parameter.requires_grad_(False)
-            yield self
+            with _uncompiled(modules):
+                yield self
         finally:
             for module, mode in zip(modules, modes, strict=True):
                 module.training = mode
             for parameter, flag in zip(parameters, flags, strict=True):
-                parameter.requires_grad_(flag)
+                if parameter.requires_grad is not flag:
+                    parameter.requires_grad_(flag)
+
+    def _check_made(self, modules: Sequence[nn.Module]) -> None:
+        """Refuse a net some of whose weights are not there.
+
+        Raises:
+            ModelError: names the modules, and says how to make the weights.
+        """
+        for module in modules:
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                if is_lazy(tensor):
+                    raise ModelError(
+                        f"{self.name} has weights that are not made yet ({type(module).__name__}): call it once on a "
+                        "batch of images"
+                    )
+                if tensor.is_meta:
+                    raise ModelError(
+                        f"{self.name} has weights on the meta device ({type(module).__name__}), which have a shape "
+                        'but no values: net.to_empty(device="cpu") and load them'
+                    )
 
     def check(self, logits: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the logits if they can be used. For entry points, not for every call: it reads the values.
@@ -412,8 +446,39 @@ def _channel_values(name: str, value: float | Sequence[float] | Tensor | None) -
     return vector
 
 
+@contextmanager
+def _uncompiled(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Have what `torch.compile` and `net.compile()` made of modules run as it was before."""
+    parts = [module for module in modules if type(module).__name__ == "OptimizedModule"]
+    compiled = [module for module in modules if module.__dict__.get("_compiled_call_impl") is not None]
+    places = [(module, "forward") for module in parts] + [(module, "_compiled_call_impl") for module in compiled]
+    before = [module.__dict__[name] for module, name in places]
+    try:
+        for module, name in places:
+            module.__dict__[name] = module.get_submodule("_orig_mod").__call__ if name == "forward" else None
+        yield
+    finally:
+        for (module, name), value in zip(places, before, strict=True):
+            module.__dict__[name] = value
+
+
+def _not_compiled(net: nn.Module | Callable[[Tensor], Any]) -> nn.Module | Callable[[Tensor], Any]:
+    """Return the module or function that `torch.compile` was given, or the net itself if it was not."""
+    given = getattr(net, "_orig_mod", None) if isinstance(net, nn.Module) else None
+    given = getattr(net, "_torchdynamo_orig_callable", None) if given is None else given
+    return given if callable(given) else net
+
+
 def _function_name(net: object) -> str:
     return str(getattr(net, "__name__", type(net).__name__))
+
+
+def _checked_size(size: Any) -> tuple[int, int]:
+    """Return (height, width) in pixels."""
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    if len(sides) != 2 or not all(type(side) is int and side >= 1 for side in sides):
+        raise InputError(f"size: expected a side or (height, width) in pixels, whole numbers, got {size!r}")
+    return sides[0], sides[1]
 
 
 def _checked_box(box: tuple[float, float]) -> tuple[float, float]:

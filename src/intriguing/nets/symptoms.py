@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from intriguing.errors import DataError, InputError
 from intriguing.nets import probes
@@ -191,10 +192,10 @@ def device_and_dtype(model: Model) -> Check:
     name = "device and dtype"
     if not isinstance(model.net, nn.Module):
         return Check(name, "green", 0.0, 0, f"A function; it is given {model.dtype} on {model.device}.")
-    tensors = [*model.net.parameters(), *model.net.buffers()]
+    tensors = [tensor for tensor in (*model.net.parameters(), *model.net.buffers()) if not is_lazy(tensor)]
     floats = [tensor for tensor in tensors if tensor.is_floating_point()]
     devices, dtypes = {str(tensor.device) for tensor in tensors}, {str(tensor.dtype) for tensor in floats}
-    n = sum(tensor.numel() for tensor in model.net.parameters())
+    n = sum(tensor.numel() for tensor in model.net.parameters() if not is_lazy(tensor))
     kinds, places = ", ".join(sorted(dtypes)) or "no floats", ", ".join(sorted(devices)) or "no device"
     facts = f"{n:,} weights, {kinds} on {places}"
     if len(devices) > 1 or len(dtypes) > 1:
