@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from intriguing.attacks import ATTACKS, FGSM, LBFGS, PGD, AttackResult, AttackStatus, WorstOf
+from intriguing.attacks import ATTACKS, FGSM, LBFGS, PGD, AttackResult, AttackStatus, WorstOf, base
 from intriguing.errors import DataError, InputError, IntriguingError, ModelError, NetFailedError
 from intriguing.nets.load import Model
 
@@ -285,6 +285,67 @@ def test_one_image_never_changes_the_fate_of_another(kind: Any) -> None:
         assert alone.status.item() == whole.status[i].item()
         # Products of another size round differently; the search over c may end one step of 5% apart.
         torch.testing.assert_close(alone.distance, whole.distance[one], rtol=0.01, atol=0)
+
+
+@attack_types
+def test_the_default_dtype_of_the_caller_changes_nothing(kind: Any) -> None:
+    model, images, labels = case()
+    given: list[torch.dtype] = []
+
+    def watched(x: Tensor) -> Tensor:
+        given.append(torch.get_default_dtype())
+        return model(x)
+
+    plain = run(kind, Model(watched), images, labels, budget=60)
+    assert set(given) == {torch.float32}
+    given.clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        result = run(kind, Model(watched), images, labels, budget=60)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert set(given) == {torch.float64}
+    for name, field in columns(plain).items():
+        assert torch.equal(field, getattr(result, name)), name
+
+
+@attack_types
+def test_the_autocast_of_the_caller_is_that_of_the_net_alone(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images, labels = case()
+
+    def narrow(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return model(x)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = run(kind, model, images, labels, budget=60)
+        assert torch.is_autocast_enabled("cpu")
+    found = result.found
+    assert (Model(narrow).predict(result.adversarial)[found] != labels[found]).all()
+    # The coarse logits count only beyond their rounding, which no attack can know of a net that narrows by itself.
+    monkeypatch.setattr(base._Caller, "eps", lambda self, dtype: torch.finfo(dtype).eps)
+    inside = run(kind, Model(narrow), images, labels, budget=60)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        around = run(kind, model, images, labels, budget=60)
+    for name, field in columns(inside).items():
+        assert torch.equal(field, getattr(around, name)), name
+
+
+@attack_types
+def test_inference_mode_is_told_apart_from_a_net_without_gradients(kind: Any) -> None:
+    model, images, labels = case()
+    with torch.inference_mode():
+        inside, classes = images.clone(), labels.clone()
+        if kind.needs_gradients:
+            with pytest.raises(InputError, match=r"torch.inference_mode is on.*torch\.inference_mode\(False\)"):
+                run(kind, model, images, labels, budget=60)
+        else:
+            assert run(kind, model, images, labels, budget=60).found.any()
+        with torch.inference_mode(False):
+            result = run(kind, model, inside, classes, budget=60)
+    for name, field in columns(run(kind, model, images, labels, budget=60)).items():
+        assert torch.equal(field, getattr(result, name)), name
 
 
 @attack_types

@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -96,6 +97,8 @@ class Attack(ABC):
     ) -> AttackResult:
         """Attack images.
 
+        The caller's torch.autocast and default dtype hold for the net, and not for what the attack computes itself.
+
         Args:
             model: a `Model`, or a plain net whose inputs lie in [0, 1].
             images: (N, ...) in the model's box; images the model gets wrong are not attacked.
@@ -113,8 +116,14 @@ class Attack(ABC):
         model = as_model(model)
         if self.needs_gradients:
             model.require("gradients", f"the {type(self).__name__} attack")
+        if self.needs_gradients and torch.is_inference_mode_enabled():
+            raise InputError(
+                f"torch.inference_mode is on, and the {type(self).__name__} attack needs gradients, which it forbids; "
+                "leave it, or call the attack under torch.inference_mode(False)"
+            )
         model.check_inputs(images)
-        with model.frozen(), denormals_flushed():
+        caller = _Caller(model.device)
+        with model.frozen(), caller.away(), denormals_flushed():
             trial = Trial(
                 model,
                 images,
@@ -123,6 +132,7 @@ class Attack(ABC):
                 budget=budget,
                 radius=getattr(self, "eps", None),
                 progress=progress,
+                caller=caller,
             )
             self._search(trial, generator)
             return trial.result()
@@ -164,6 +174,44 @@ def required(generator: torch.Generator | None, draws: str) -> torch.Generator:
     return generator
 
 
+class _Caller:
+    """What the caller has set for all of torch on this thread: autocast, and the dtype of new tensors.
+
+    A net may rely on it; an attack, whose steps are below the rounding of bfloat16, must not meet it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.dtype = torch.get_default_dtype()
+        kinds = sorted({"cpu", device.type})
+        kinds = [kind for kind in kinds if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)]
+        self.autocast = {kind: torch.get_autocast_dtype(kind) for kind in kinds}
+        self.ordinary = not self.autocast and self.dtype == torch.float32
+
+    def eps(self, dtype: torch.dtype) -> float:
+        """Return the precision of a net whose weights have this dtype."""
+        return max(torch.finfo(each).eps for each in (dtype, *self.autocast.values()))
+
+    def away(self) -> AbstractContextManager[None]:
+        """Have none of it while the block runs."""
+        return nullcontext() if self.ordinary else self._set(torch.float32, on=False)
+
+    def back(self) -> AbstractContextManager[None]:
+        """Have it as it was while the block runs."""
+        return nullcontext() if self.ordinary else self._set(self.dtype, on=True)
+
+    @contextmanager
+    def _set(self, dtype: torch.dtype, *, on: bool) -> Iterator[None]:
+        before = torch.get_default_dtype()
+        with ExitStack() as stack:
+            for kind, narrow in self.autocast.items():
+                stack.enter_context(torch.autocast(kind, dtype=narrow, enabled=on))
+            torch.set_default_dtype(dtype)
+            try:
+                yield
+            finally:
+                torch.set_default_dtype(before)
+
+
 class Trial:
     """One call of an attack: the images, what they have cost, and the nearest success of each.
 
@@ -183,6 +231,7 @@ class Trial:
         classes: K.
         attacked: (N,) bool, the images the net gets right.
         norm: 1, 2 or inf, what "nearest" means.
+        caller: whose autocast and default dtype the net runs under.
         radius: the largest size that counts as success, or None.
         budget: forwards plus backwards one image may cost, or None.
         forwards: (N,) int64 so far.
@@ -205,8 +254,11 @@ class Trial:
         budget: int | None,
         radius: float | None = None,
         progress: Progress | None = None,
+        caller: _Caller | None = None,
     ) -> None:
         self.model, self.norm, self.budget, self.radius, self.progress = model, norm, budget, radius, progress
+        self.caller = _Caller(model.device) if caller is None else caller
+        images, labels = _normal(images), None if labels is None else _normal(labels)
         self.original = images.detach()
         self.shape = images.shape[1:]
         self.fitting: dict[str, int] = {}
@@ -237,8 +289,9 @@ class Trial:
         self.spent = torch.zeros(N, dtype=torch.bool, device=device)
         self.reserved = 1
         # A margin below the rounding of the logits is no success: the judge may see them in another batch.
-        roundings = _ROUNDINGS if self.dtype == wide else _ROUNDINGS_OF_HALF
-        self.least_margin = roundings * torch.finfo(self.dtype).eps * self.z.abs().amax(1)
+        eps = self.caller.eps(self.dtype)
+        roundings = _ROUNDINGS if eps <= torch.finfo(wide).eps else _ROUNDINGS_OF_HALF
+        self.least_margin = roundings * eps * self.z.abs().amax(1)
 
     # -- passes ---------------------------------------------------------------------------------------------
 
@@ -369,7 +422,9 @@ class Trial:
 
     def _answer(self, x: Tensor) -> Tensor:
         """Return the logits (k, K) of points x (k, n), which the model sees in its own dtype, in that of the search."""
-        return self.model(x.reshape(-1, *self.shape).to(self.dtype)).to(self.clean.dtype)
+        with self.caller.back():
+            z = self.model(x.reshape(-1, *self.shape).to(self.dtype))
+        return z.to(self.clean.dtype)
 
     def affords(self, image: Tensor, passes: int = 2) -> Tensor:
         """Tell which of `image` (k,) can pay for `passes` more besides what the end needs; the others are noted."""
@@ -547,6 +602,13 @@ class Trial:
             judge=self.model.predict,
             **lengths,
         )
+
+
+def _normal(tensor: Tensor) -> Tensor:
+    """Return a tensor as it is, or a copy of one made under torch.inference_mode, which no gradient can pass."""
+    if not isinstance(tensor, Tensor) or torch.is_inference_mode_enabled() or not tensor.is_inference():
+        return tensor
+    return tensor.clone()
 
 
 def _joined(pieces: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

@@ -134,6 +134,8 @@ def zero_gradients(model: Model, images: Tensor, labels: Tensor) -> Check:
     name, n = "zero gradients", len(images)
     if "gradients" not in model.capabilities:
         return did_not_run(name, f"{model.name} gives no gradients; attacks that need none can run.")
+    if torch.is_inference_mode_enabled():
+        return did_not_run(name, "torch.inference_mode is on, which forbids gradients; ask outside of it.")
     margins = probes.gradients(model, images, labels, probes.margin_loss)
     if margins is None:
         return Check(
