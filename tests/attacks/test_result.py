@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
@@ -122,3 +123,15 @@ def test_rows_survive_the_file(tmp_path: Path) -> None:
     assert table["distance"] == pytest.approx([0, 0.5, 1.0, math.inf])
     with pytest.raises(InputError, match="cannot be written"):
         four().to_parquet(tmp_path / "no" / "such" / "folder.parquet")
+
+
+@pytest.mark.parametrize("radii", ["x", "12", None, ["0.5"], [None], [[0.1, 0.2]], {}.keys])
+def test_radii_that_are_no_numbers_are_refused(radii: Any) -> None:
+    with pytest.raises(InputError, match="radii: expected a number or several, of at least 0, got"):
+        four().at(radii)
+
+
+@pytest.mark.parametrize("levels", ["256", None, 2.5, 256.0, True, 1])
+def test_levels_that_are_no_count_are_refused(levels: Any) -> None:
+    with pytest.raises(InputError, match="levels: expected a whole number of at least 2, got"):
+        four().quantized(levels)

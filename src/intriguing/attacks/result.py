@@ -164,7 +164,13 @@ class AttackResult:
             >>> result.at([0.1, 0.5, 1.0]).robust_accuracy
             (0.97, 0.81, 0.32)
         """
-        sizes = [float(radii)] if isinstance(radii, int | float) else [float(radius) for radius in radii]
+        try:
+            given = [radii] if isinstance(radii, int | float) else list(radii)
+            if any(isinstance(radius, str) for radius in given):  # float would read the digits of one
+                raise TypeError
+            sizes = [float(radius) for radius in given]
+        except (TypeError, ValueError, RuntimeError):
+            raise InputError(f"radii: expected a number or several, of at least 0, got {radii!r}") from None
         if any(not radius >= 0 for radius in sizes):
             raise InputError(f"radii: expected numbers of at least 0, got {sizes}")
         norm = self.norm if norm is None else check_norm(norm)
@@ -196,8 +202,8 @@ class AttackResult:
         Example:
             >>> result.quantized(256).found.sum()
         """
-        if levels < 2:
-            raise InputError(f"levels: expected at least 2, got {levels}")
+        if type(levels) is not int or levels < 2:
+            raise InputError(f"levels: expected a whole number of at least 2, got {levels!r}")
         found = self.found.nonzero().squeeze(1)
         low, high = self.box
         steps = (self.adversarial[found].double() - low) / (high - low) * (levels - 1)
