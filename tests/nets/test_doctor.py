@@ -246,3 +246,18 @@ def test_states_have_an_order_and_a_slip_is_no_green() -> None:
     assert did_not_run("c", ".").row()["value"] == "nan"
     with pytest.raises(ValueError, match="state"):
         Check("a", "grean", 1.0, 1, ".")
+
+
+@pytest.mark.parametrize("labels", [None, LABELS[:4]])
+def test_images_that_are_an_array_are_to_be_a_tensor(labels: Tensor | None) -> None:
+    with pytest.raises(InputError, match=r"images: expected a torch tensor, .* got ndarray; .*torch\.as_tensor"):
+        doctor(Around(), IMAGES[:4].numpy(), labels)
+    with pytest.raises(InputError, match="images"):
+        doctor(Around(), list(IMAGES[:4].numpy()), labels)
+
+
+def test_gradients_are_not_asked_for_in_inference_mode() -> None:
+    with torch.inference_mode():
+        check = doctor(Around(), IMAGES[:64], LABELS[:64])["zero gradients"]
+    assert check.state == "did not run"
+    assert "torch.inference_mode" in check.sentence

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from intriguing import nets
 from intriguing.attacks import FGSM, Nearest
-from intriguing.errors import DataError, InputError, ModelError
+from intriguing.errors import DataError, InputError, ModelError, NetFailedError
 from intriguing.nets.doctor import doctor
 from intriguing.nets.load import Model, as_model
 
@@ -370,3 +370,43 @@ def test_a_call_costs_next_to_nothing() -> None:
             model(images)
         rounds.append((time.perf_counter() - start) / 200)
     assert min(rounds) < 20e-6
+
+
+def _odd(tensor: Tensor, kind: str) -> Tensor:
+    if kind == "meta":
+        return tensor.to("meta")
+    return tensor.to_sparse() if kind == "sparse" else torch.nested.nested_tensor(list(tensor))
+
+
+odd_kinds = pytest.mark.parametrize("kind", ["sparse", "meta", "nested"])
+
+
+@odd_kinds
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("answers", ["logits", "probabilities", "labels"])
+def test_answers_that_are_no_ordinary_tensors_are_told_by_name(images: Tensor, kind: str, answers: str) -> None:
+    model = Model(lambda x: _odd(x.flatten(1), kind), answers=answers, classes=48)
+    for use in (model, model.predict, lambda x: FGSM(0.1)(model, x)):
+        with pytest.raises(ModelError, match=f"returned a {kind} tensor|gives labels"):
+            use(images)
+
+
+@odd_kinds
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_images_and_labels_that_are_no_ordinary_tensors_are_told_by_name(images: Tensor, kind: str) -> None:
+    model, flat = Model(Answer(lambda z: z)), images.flatten(1)
+    odd, labels = _odd(flat, kind), torch.zeros(6, dtype=torch.int64)
+    for use in (model.predict, model.check_inputs, lambda x: FGSM(0.1)(model, x), lambda x: doctor(model, x)):
+        with pytest.raises((DataError, InputError), match=f"got a {kind} one"):
+            use(odd)
+    if kind != "nested":  # a nested tensor has two axes at least
+        with pytest.raises(InputError, match=f"labels: expected an ordinary int64 tensor .6,., got a {kind} one"):
+            FGSM(0.1)(model, flat, _odd(labels, kind))
+        assert f"got a {kind} one" in doctor(model, flat, _odd(labels, kind))["accuracy"].sentence
+
+
+def test_an_in_place_operation_that_torch_refuses_is_told_as_such(images: Tensor) -> None:
+    leaf = torch.zeros(6, 48, requires_grad=True)
+    with pytest.raises(NetFailedError, match=r"in-place operation.*Have the net make a new tensor") as raised:
+        Model(lambda x: leaf.add_(x.flatten(1)))(images)
+    assert "dtype and on" not in str(raised.value)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from intriguing.errors import ModelError
+from intriguing.nets.inputs import CURES, odd_layout
 
 ANSWERS = {
     "logits": "one score per class and image, the largest wins; log-softmax is as good",
@@ -69,6 +70,8 @@ def to_logits(answer: Any, rows: int, kind: str = "logits", classes: int | None 
         [[0.0, 2.0]]
     """
     tensor, _ = unwrap(answer)
+    if odd := odd_layout(tensor):
+        raise ModelError(f"the net returned a {odd} tensor; expected an ordinary one of {kind}. {CURES[odd]}")
     if kind == "labels":
         return _from_labels(tensor, rows, classes or 0)
     if not tensor.is_floating_point():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from intriguing.errors import DataError, InputError, IntriguingError
 from intriguing.nets import probes
 from intriguing.nets.checks import Check, did_not_run, worst
-from intriguing.nets.inputs import check_images
+from intriguing.nets.inputs import CURES, check_images, odd_layout
 from intriguing.nets.load import Model, as_model
 from intriguing.nets.symptoms import (
     accuracy,
@@ -142,7 +142,14 @@ def _gather(images: Any, labels: Tensor | None, limit: int) -> tuple[Tensor, Ten
     """Return all images at hand, and of them at most `limit` with labels; a loader is read no further than needed."""
     if not isinstance(images, Tensor) and isinstance(getattr(images, "images", None), Tensor):
         images, labels = images.images, images.labels if labels is None else labels
+    if hasattr(images, "__array__") and not isinstance(images, Tensor):
+        raise InputError(
+            f"images: expected a torch tensor, an image set or a loader, got {type(images).__name__}; make a tensor of "
+            "it by torch.as_tensor(images)"
+        )
     if isinstance(images, Tensor):
+        if odd := odd_layout(images):
+            raise InputError(f"images: expected an ordinary tensor, got a {odd} one. {CURES[odd]}")
         if images.ndim == 0 or not len(images):
             raise InputError(f"images: expected at least one, got a tensor of shape {tuple(images.shape)}")
         if labels is not None and (not isinstance(labels, Tensor) or labels.shape[:1] != images.shape[:1]):
@@ -151,11 +158,15 @@ def _gather(images: Any, labels: Tensor | None, limit: int) -> tuple[Tensor, Ten
         # Folders are sorted by class, so the first images would be of one class.
         order = torch.randperm(len(images), generator=generator("doctor", 0))[:limit].sort().values
         chosen = images[order.to(images.device)]
-        return images, chosen, None if labels is None else labels[order.to(labels.device)]
+        # Labels without rows to choose from are told by the check of accuracy.
+        return images, chosen, labels if labels is None or odd_layout(labels) else labels[order.to(labels.device)]
     if not isinstance(images, Iterable):
         raise InputError(f"images: expected a tensor, an image set or a loader, got {type(images).__name__}")
     if labels is not None:
-        raise InputError("labels: a loader gives its own; leave labels out")
+        raise InputError(
+            f"labels: go with images as a tensor, and images is a {type(images).__name__}; a loader gives its own, so "
+            "leave labels out"
+        )
     found, named = _read(images, limit)
     return found, found, named
 

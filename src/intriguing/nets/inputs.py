@@ -21,6 +21,27 @@ _NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "half": ((0.5,), (0.5,)),
 }
 
+# What to do about the tensors that `odd_layout` names.
+CURES = {
+    "nested": "Pad its parts to one shape: torch.nested.to_padded_tensor.",
+    "meta": "It has a shape but no values: make it on a real device.",
+    "sparse": "Give its to_dense().",
+}
+
+
+def odd_layout(tensor: Tensor) -> str:
+    """Return the word for a tensor whose values do not lie side by side, or "" for an ordinary one.
+
+    Example:
+        >>> odd_layout(torch.eye(2).to_sparse())
+        'sparse'
+    """
+    if tensor.is_nested:
+        return "nested"
+    if tensor.is_meta:
+        return "meta"
+    return "" if tensor.layout == torch.strided else "sparse"
+
 
 def check_images(images: Tensor, box: tuple[float, float]) -> Tensor:
     """Return the images if they can be attacked.
@@ -41,6 +62,8 @@ def check_images(images: Tensor, box: tuple[float, float]) -> Tensor:
     low, high = box
     if not isinstance(images, Tensor):
         raise InputError(f"images must be a torch tensor (B, C, H, W) or (B, n), got {type(images).__name__}")
+    if odd := odd_layout(images):
+        raise DataError(f"images must be an ordinary tensor, got a {odd} one. {CURES[odd]}")
     if not images.is_floating_point():
         raise DataError(
             f"images must be floating point in [{low:g}, {high:g}], got {images.dtype}. For bytes "
@@ -78,6 +101,8 @@ def check_labels(labels: Tensor, count: int, classes: int) -> None:
     Example:
         >>> check_labels(torch.tensor([0, 2]), 2, 3)
     """
+    if isinstance(labels, Tensor) and (odd := odd_layout(labels)):
+        raise InputError(f"labels: expected an ordinary int64 tensor ({count},), got a {odd} one. {CURES[odd]}")
     if not isinstance(labels, Tensor) or labels.dim() != 1 or len(labels) != count or labels.dtype != torch.int64:
         got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
         several = isinstance(labels, Tensor) and labels.dim() == 2 and labels.shape[1] > 1

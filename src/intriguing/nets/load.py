@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from intriguing.errors import InputError, IntriguingError, ModelError, NetFailedError, UnknownNameError
 from intriguing.nets.answers import ANSWERS, to_logits, unwrap
-from intriguing.nets.inputs import check_images, some
+from intriguing.nets.inputs import CURES, check_images, odd_layout, some
 
 CAPABILITIES = ("labels", "logits", "gradients")  # each includes those before it
 
@@ -130,7 +130,7 @@ class Model:
             raise self._failure(error, given) from error
         # The hot path: an ordinary net passes these comparisons and nothing else.
         if type(answer) is Tensor and answer.ndim == 2 and answer.is_floating_point() and self.answers == "logits":
-            rows, columns = answer.shape
+            rows, columns = (0, 0) if odd_layout(answer) else answer.shape
             if columns > 1 and rows == images.shape[0]:
                 return answer
         return to_logits(answer, images.shape[0], self.answers, self.classes)
@@ -288,6 +288,8 @@ class Model:
         if not isinstance(images, Tensor) or images.ndim < 2:
             got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise InputError(f"images: expected a tensor (B, C, H, W) or (B, n), got {got}")
+        if odd := odd_layout(images):
+            raise InputError(f"images: expected an ordinary tensor, got a {odd} one. {CURES[odd]}")
         device, dtype = self.device, self.dtype
         parts: list[Tensor] = []
         done = 0
@@ -405,10 +407,15 @@ class Model:
         found = self._example()
         want = "" if found is None else f"; its weights are {found.dtype} on {found.device}"
         lines = str(error).strip().splitlines()
+        advice = (
+            "Check the shape of the images, and give them in the dtype and on the device of the weights (the net is "
+            "never moved)."
+        )
+        if "in-place" in str(error) or "inplace" in str(error):  # torch writes both
+            advice = "Have the net make a new tensor there (x = x - 1, not x -= 1), or change a copy: x.clone()."
         return NetFailedError(
             f"{self.name} failed on images of shape {tuple(given.shape)}, {given.dtype} on {given.device}{want}. "
-            f"{type(error).__name__}: {lines[0] if lines else 'no message'}. Check the shape of the images, and "
-            "give them in the dtype and on the device of the weights (the net is never moved)."
+            f"{type(error).__name__}: {lines[0] if lines else 'no message'}. {advice}"
         )
 
     def too_large(self, shape: Sequence[int], error: BaseException) -> NetFailedError:
