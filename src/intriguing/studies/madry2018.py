@@ -19,7 +19,7 @@ def _eps(settings: Settings) -> float:
 
 
 def _pgd(settings: Settings) -> Cell:
-    # Fewer steps of the attack in more passes over the images: with 60,000 of them, 13 minutes on one thread.
+    # Fewer steps of the attack in more passes over the images: with 60,000 of them, 10 minutes on one thread.
     longer = {} if (settings.examples or 0) < SMALL_SET else {"epochs": 8, "attack_steps": 3}
     return trained(settings, "pgd", _eps(settings), "PGD", **longer)
 
