@@ -237,14 +237,17 @@ def _art(net: CountingNet, images: Tensor) -> Any:
 def _art_cw(net: CountingNet, images: Tensor, labels: Tensor, forwards: int, scale: float) -> Tensor:
     from art.attacks.evasion import CarliniL2Method
 
-    values, steps, rate, first = _cw_plan(forwards)
+    # The classes met in the batch make a step so dear that no budget lasts beyond the first values of c: these must not
+    # be a thousand times too small. 60 images of the standard net at 1,000: 35% found from c = 1, none from 0.001; from
+    # 10 97%, but more than twice as far as the others' examples.
+    values = 4 if forwards >= 100 else 1
     attack = CarliniL2Method(
         _art(net, images),
         binary_search_steps=values,
         # A step is a gradient of two logits and up to ten tries of a step length.
-        max_iter=max(steps // 2, 1),
-        learning_rate=rate,
-        initial_const=first,
+        max_iter=max(forwards // values // 2, 1),
+        learning_rate=0.1,
+        initial_const=1.0,
         batch_size=len(images),
         verbose=False,
     )
