@@ -114,7 +114,7 @@ def test_an_untrustworthy_audit_leaves_with_3_and_says_why(run: Call, net: str) 
         (["--eps", "small"], ["eps: expected a number", "'small'"]),
         (["--eps", "nan"], ["eps: expected a number", "'nan'"]),
         (["--images", "0"], ["images: expected 1 to 500", "got 0"]),
-        (["--budget", "0"], ["budget: expected at least 1", "got 0"]),
+        (["--budget", "0"], ["budget: expected a whole number of at least 1", "got 0"]),
         (["--data", "digts"], ["Did you mean 'digits'?"]),
         (["--split", "validation"], ["'validation'"]),
         (["--weights", "a", "--weights", "b"], ["one file per model, 1, got 2"]),

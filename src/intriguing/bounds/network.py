@@ -144,7 +144,7 @@ def _bounded(module: nn.Module, shape: Shape, path: str) -> Bounded:
     raise ModelError(
         f"{_LAYER}{path or '(the net itself)'}: no rule bounds a {type(module).__name__}; register one with "
         "intriguing.bounds.network.rule, or build the net from layers that have one: "
-        + ", ".join(sorted(kind.__name__ for kind in RULES))
+        + ", ".join(sorted({kind.__name__ for kind in RULES}))
     )
 
 
