@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from intriguing.attacks import ATTACKS, FGSM, LBFGS, PGD, AttackResult, AttackStatus, WorstOf, base
+from intriguing.attacks import ATTACKS, FGSM, LBFGS, PGD, AttackResult, AttackStatus, WorstOf
+from intriguing.attacks.caller import Caller
 from intriguing.errors import DataError, InputError, IntriguingError, ModelError, NetFailedError
 from intriguing.nets.load import Model
 
@@ -324,7 +325,7 @@ def test_the_autocast_of_the_caller_is_that_of_the_net_alone(kind: Any, monkeypa
     found = result.found
     assert (Model(narrow).predict(result.adversarial)[found] != labels[found]).all()
     # The coarse logits count only beyond their rounding, which no attack can know of a net that narrows by itself.
-    monkeypatch.setattr(base._Caller, "eps", lambda self, dtype: torch.finfo(dtype).eps)
+    monkeypatch.setattr(Caller, "eps", lambda self, dtype: torch.finfo(dtype).eps)
     inside = run(kind, Model(narrow), images, labels, budget=60)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         around = run(kind, model, images, labels, budget=60)

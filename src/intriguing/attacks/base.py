@@ -11,8 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from intriguing import norms
+from intriguing.attacks.caller import Caller
 from intriguing.attacks.problem import check_labels, choose_targets, margin
 from intriguing.attacks.result import AttackResult, AttackStatus, Phase, check_norm, sizes
 from intriguing.errors import InputError, IntriguingError, ModelError, NetFailedError
@@ -122,7 +122,7 @@ class Attack(ABC):
                 "leave it, or call the attack under torch.inference_mode(False)"
             )
         model.check_inputs(images)
-        caller = _Caller(model.device)
+        caller = Caller(model.device)
         with model.frozen(), caller.away(), denormals_flushed():
             trial = Trial(
                 model,
@@ -174,44 +174,6 @@ def required(generator: torch.Generator | None, draws: str) -> torch.Generator:
     return generator
 
 
-class _Caller:
-    """What the caller has set for all of torch on this thread: autocast, and the dtype of new tensors.
-
-    A net may rely on it; an attack, whose steps are below the rounding of bfloat16, must not meet it.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.dtype = torch.get_default_dtype()
-        kinds = sorted({"cpu", device.type})
-        kinds = [kind for kind in kinds if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)]
-        self.autocast = {kind: torch.get_autocast_dtype(kind) for kind in kinds}
-        self.ordinary = not self.autocast and self.dtype == torch.float32
-
-    def eps(self, dtype: torch.dtype) -> float:
-        """Return the precision of a net whose weights have this dtype."""
-        return max(torch.finfo(each).eps for each in (dtype, *self.autocast.values()))
-
-    def away(self) -> AbstractContextManager[None]:
-        """Have none of it while the block runs."""
-        return nullcontext() if self.ordinary else self._set(torch.float32, on=False)
-
-    def back(self) -> AbstractContextManager[None]:
-        """Have it as it was while the block runs."""
-        return nullcontext() if self.ordinary else self._set(self.dtype, on=True)
-
-    @contextmanager
-    def _set(self, dtype: torch.dtype, *, on: bool) -> Iterator[None]:
-        before = torch.get_default_dtype()
-        with ExitStack() as stack:
-            for kind, narrow in self.autocast.items():
-                stack.enter_context(torch.autocast(kind, dtype=narrow, enabled=on))
-            torch.set_default_dtype(dtype)
-            try:
-                yield
-            finally:
-                torch.set_default_dtype(before)
-
-
 class Trial:
     """One call of an attack: the images, what they have cost, and the nearest success of each.
 
@@ -254,10 +216,10 @@ class Trial:
         budget: int | None,
         radius: float | None = None,
         progress: Progress | None = None,
-        caller: _Caller | None = None,
+        caller: Caller | None = None,
     ) -> None:
         self.model, self.norm, self.budget, self.radius, self.progress = model, norm, budget, radius, progress
-        self.caller = _Caller(model.device) if caller is None else caller
+        self.caller = Caller(model.device) if caller is None else caller
         images, labels = _normal(images), None if labels is None else _normal(labels)
         self.original = images.detach()
         self.shape = images.shape[1:]

@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from intriguing.errors import InputError, IntriguingError, ModelError, NetFailedError, UnknownNameError
 from intriguing.nets.answers import ANSWERS, to_logits, unwrap
+from intriguing.nets.compiled import not_compiled, uncompiled
 from intriguing.nets.inputs import CURES, check_images, odd_layout, some
 
 CAPABILITIES = ("labels", "logits", "gradients")  # each includes those before it
@@ -83,7 +84,7 @@ class Model:
         if not callable(net):
             raise InputError(f"net must be a torch module or a function from images to logits, got {net!r}")
         low, high = _checked_box(box)
-        self.net = net = _not_compiled(net)
+        self.net = net = not_compiled(net)
         self.box = (low, high)
         self.mean = _channel_values("mean", mean)
         self.std = _channel_values("std", std)
@@ -195,7 +196,7 @@ class Model:
                 module.training = False
             for parameter in parameters:
                 parameter.requires_grad_(False)
-            with _uncompiled(modules):
+            with uncompiled(modules):
                 yield self
         finally:
             for module, mode in zip(modules, modes, strict=True):
@@ -451,29 +452,6 @@ def _channel_values(name: str, value: float | Sequence[float] | Tensor | None) -
     if not vector.numel():
         raise InputError(f"{name} must be a number or one number per channel, got nothing")
     return vector
-
-
-@contextmanager
-def _uncompiled(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Have what `torch.compile` and `net.compile()` made of modules run as it was before."""
-    parts = [module for module in modules if type(module).__name__ == "OptimizedModule"]
-    compiled = [module for module in modules if module.__dict__.get("_compiled_call_impl") is not None]
-    places = [(module, "forward") for module in parts] + [(module, "_compiled_call_impl") for module in compiled]
-    before = [module.__dict__[name] for module, name in places]
-    try:
-        for module, name in places:
-            module.__dict__[name] = module.get_submodule("_orig_mod").__call__ if name == "forward" else None
-        yield
-    finally:
-        for (module, name), value in zip(places, before, strict=True):
-            module.__dict__[name] = value
-
-
-def _not_compiled(net: nn.Module | Callable[[Tensor], Any]) -> nn.Module | Callable[[Tensor], Any]:
-    """Return the module or function that `torch.compile` was given, or the net itself if it was not."""
-    given = getattr(net, "_orig_mod", None) if isinstance(net, nn.Module) else None
-    given = getattr(net, "_torchdynamo_orig_callable", None) if given is None else given
-    return given if callable(given) else net
 
 
 def _function_name(net: object) -> str:
