@@ -414,7 +414,7 @@ def gate(
             )
         _known(gates.known())
         for note in gates.NOTES:
-            print(note)
+            typer.echo(note)
         return
     if list_figures:
         _figures(gates.figures(run))
@@ -533,7 +533,7 @@ def _shown(table: Table) -> None:
     with console.capture() as text:
         console.print(table)
     for line in text.get().splitlines():
-        print(line.rstrip())
+        typer.echo(line.rstrip())
 
 
 def _checks(diagnosis: object) -> None:
