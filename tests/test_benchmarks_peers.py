@@ -204,7 +204,7 @@ def test_our_counts_are_those_seen_from_outside():
         # The nearest point of mean 1/2 is 2 (1/2 - mean) away, with 4 pixels of equal weight.
         optimal = torch.tensor([0.4, 0.2, 0.4], dtype=torch.float64)
         assert (count.distance >= optimal).all(), name
-        if name == module("ours").MAIN:
+        if name == module("ours").MAIN[2]:
             assert count.distance.tolist() == pytest.approx(optimal.tolist(), rel=0.05)
         assert (count.forwards + count.backwards <= 60).all()
         assert watch.cpu > 0
@@ -214,7 +214,9 @@ def test_a_count_that_differs_from_outside_is_an_error(monkeypatch: pytest.Monke
     ours = module("ours")
     monkeypatch.setattr(attacks.base.Trial, "logits", _uncounted)
     with pytest.raises(RuntimeError, match="the net saw"):
-        ours.attack(ours.MAIN, Linear().eval(), torch.full((1, 1, 2, 2), 0.3), torch.zeros(1, dtype=torch.int64), 60, 0)
+        ours.attack(
+            ours.MAIN[2], Linear().eval(), torch.full((1, 1, 2, 2), 0.3), torch.zeros(1, dtype=torch.int64), 60, 0
+        )
 
 
 def _uncounted(self, x: Tensor, image: Tensor, *, slots: int = 1024) -> Tensor:
@@ -287,7 +289,7 @@ def test_the_record_states_our_place_against_the_best_peer_at_the_same_budget():
     base = (1 + torch.rand(100, generator=generator)).tolist()
     further = [x + 0.1 for x in base]
     results = {
-        (ours.MAIN, 50): measured(*base, cpu=1.0),
+        (ours.MAIN[2], 50): measured(*base, cpu=1.0),
         ("advlib-ddn", 50): measured(*further, cpu=4.0),
         ("advlib-alma", 50): measured(*[x + 0.2 for x in base]),
         ("foolbox-ddn", 20): measured(*further),
@@ -305,7 +307,7 @@ def test_the_record_states_our_place_against_the_best_peer_at_the_same_budget():
 
 def test_the_record_tells_where_the_clean_image_misleads():
     table, ours = module("table"), module("ours")
-    results = {(ours.MAIN, 50): measured(1, 1, 1, 1), ("advlib-ddn", 50): measured(1, 1.4, 1.6, torch.inf)}
+    results = {(ours.MAIN[2], 50): measured(1, 1, 1, 1), ("advlib-ddn", 50): measured(1, 1.4, 1.6, torch.inf)}
     text = table.section("mnist-fc", {"accuracy": 0.97, "seconds": 10}, results, [50])
     assert "over 1.5 times as far as the best: DDN (50) 50.0%" in text
 
@@ -314,16 +316,16 @@ def test_an_equal_peer_is_tied_and_a_nearer_one_first():
     table, ours = module("table"), module("ours")
     base = torch.linspace(1, 2, 50)
     zigzag = torch.where(torch.arange(50) % 2 == 0, 0.01, -0.01)
-    results = {(ours.MAIN, 50): measured(*base.tolist()), ("advlib-ddn", 50): measured(*(base + zigzag).tolist())}
+    results = {(ours.MAIN[2], 50): measured(*base.tolist()), ("advlib-ddn", 50): measured(*(base + zigzag).tolist())}
     assert table.place(results, 50).verdict == "tied"
-    results[ours.MAIN, 50] = measured(*(base + 0.3).tolist())
+    results[ours.MAIN[2], 50] = measured(*(base + 0.3).tolist())
     assert table.place(results, 50).verdict == "behind"
 
 
 def test_the_picture_draws_every_attack(tmp_path: Path):
     picture, ours = module("picture"), module("ours")
     results = {
-        (ours.MAIN, 50): measured(1, 2),
+        (ours.MAIN[2], 50): measured(1, 2),
         ("advlib-ddn", 50): measured(1.2, 2),
         ("advlib-ddn", 20): measured(2, 2),
     }
@@ -339,7 +341,7 @@ def test_a_finished_unit_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(nets, "images_of", lambda name, split: starts)
     (tmp_path / "mnist-fc.safetensors").write_bytes(b"weights")
     images, labels = torch.full((3, 1, 2, 2), 0.3), torch.zeros(3, dtype=torch.int64)
-    unit = units.Unit("mnist-fc", ours.MAIN, 40, 1, 3, 0)
+    unit = units.Unit("mnist-fc", ours.MAIN[2], 40, 1, 3, 0)
     first = units.run(unit, Linear().eval(), images, labels, tmp_path)
     monkeypatch.setattr(ours, "attack", None)
     again = units.run(unit, Linear().eval(), images, labels, tmp_path)

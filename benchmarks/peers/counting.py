@@ -81,15 +81,16 @@ class CountingNet(nn.Module):
         images: (N, ...) in [0, 1], the one batch that will be attacked.
         labels: (N,) int64, the classes the net gives.
         passes: forwards plus backwards one image may cost.
+        norm: in which the nearest point is the nearest: 1, 2 or inf.
 
     Attributes:
         classes: K.
         bookkeeping: CPU seconds that counting and matching have taken.
     """
 
-    def __init__(self, net: nn.Module, images: Tensor, labels: Tensor, passes: int) -> None:
+    def __init__(self, net: nn.Module, images: Tensor, labels: Tensor, passes: int, norm: float = 2) -> None:
         super().__init__()
-        self.net, self.labels, self.passes = net, labels, passes
+        self.net, self.labels, self.passes, self.norm = net, labels, passes, norm
         self.images = images.clone()
         self.flat = images.flatten(1)
         N = len(images)
@@ -151,7 +152,7 @@ class CountingNet(nn.Module):
             return
         points = x[candidates].clamp(0, 1)
         at = rows[candidates]
-        size = torch.linalg.vector_norm((points - self.images[at]).flatten(1).double(), dim=1)
+        size = torch.linalg.vector_norm((points - self.images[at]).flatten(1).double(), ord=self.norm, dim=1)
         nearer = size < self.distance[at]
         self.distance[at[nearer]] = size[nearer]
         self.nearest[at[nearer]] = points[nearer]

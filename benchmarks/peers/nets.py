@@ -53,8 +53,8 @@ class Recipe:
         norm: of adversarial training, 2 or inf; None: clean images.
         eps: radius of adversarial training.
         steps: gradient steps of each training example.
-        scale: the largest distance that attacks which must be told one look at (the APGD authors' 5 for MNIST and
-            2.5 for CIFAR-10).
+        scale: the largest L2 distance that attacks which must be told one look at (the APGD authors' 5 for MNIST
+            and 2.5 for CIFAR-10).
         batch: images attacked at once, so that an attack at the largest budget takes a few minutes at most.
     """
 
@@ -71,6 +71,10 @@ class Recipe:
     steps: int = 0
     scale: float = 5.0
     batch: int = 100
+
+    def largest(self, norm: float) -> float:
+        """Return `scale` in a norm, 1, 2 or inf: ten times as much in L1 and a fifth in Linf, beyond all examples."""
+        return {1.0: 10.0, 2.0: 1.0, torch.inf: 0.2}[norm] * self.scale
 
 
 def strided(shape: Sequence[int], classes: int, *, channels: Sequence[int], generator: torch.Generator) -> nn.Module:

@@ -1,4 +1,4 @@
-"""This project's minimal L2 attacks at a budget, counted by themselves and checked from outside.
+"""This project's minimal attacks at a budget, counted by themselves and checked from outside.
 
 Ours put several points of one image in one call, so rows cannot be told apart from outside as those of the peers are.
 They count per image; the sum over images must equal the rows that the net has seen (`counting.TotalNet`), and no image
@@ -8,7 +8,9 @@ may exceed the budget.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,33 +18,59 @@ from torch import Tensor, nn
 from counting import Count, Stopwatch, TotalNet
 from intriguing import attacks, rng
 from intriguing.attacks import Attack
+from intriguing.attacks.capabilities import capabilities
 from intriguing.nets.load import Model
 
 TITLES = {
     "nearest": "Nearest", "lbfgs": "L-BFGS", "ddn": "DDN", "fmn": "FMN", "deepfool": "DeepFool",
     "superdeepfool": "SuperDeepFool", "carlini-wagner": "C&W", "fab": "FAB", "alma": "ALMA", "pdgd": "PDGD",
+    "l1-adam": "L1-Adam",
 }  # fmt: skip
 LIBRARY = "intriguing"
-MAIN = "intriguing-nearest"  # the attack whose place is stated
+NORMS = {"L1": 1.0, "L2": 2.0, "Linf": math.inf}
+MAIN = {1.0: "intriguing-lbfgs-l1", 2.0: "intriguing-nearest", math.inf: "intriguing-lbfgs-linf"}  # whose place is told
 
 
-def names() -> dict[str, type[Attack]]:
-    """Return our attacks that minimise L2 under a budget, by name."""
+@dataclass(frozen=True)
+class Ours:
+    """One of our attacks in one norm.
+
+    Attributes:
+        name: in the registry.
+        kind: its class.
+        norm: 1, 2 or inf.
+    """
+
+    name: str
+    kind: type[Attack]
+    norm: float
+
+
+@functools.cache
+def names() -> dict[str, Ours]:
+    """Return our attacks that look for the nearest example under a budget, by name: in L1 and Linf it ends in it."""
     found = {}
-    for name, attack in attacks.ATTACKS.items():
-        fields = {field.name: field for field in dataclasses.fields(attack)}
-        norm = fields["norm"].default if "norm" in fields else 2
-        if "budget" in fields and "eps" not in fields and norm == 2 and not name.startswith("l1"):
-            found[f"{LIBRARY}-{name}"] = attack
+    for capability in capabilities(attacks.ATTACKS):
+        kind = attacks.ATTACKS[capability.name]
+        fields = {field.name for field in dataclasses.fields(kind)}
+        if capability.question == "the nearest example" and "budget" in fields:
+            for norm in capability.norms:
+                end = "" if norm == "L2" or capability.name.startswith("l1") else f"-{norm.lower()}"
+                found[f"{LIBRARY}-{capability.name}{end}"] = Ours(capability.name, kind, NORMS[norm])
     return found
 
 
 def plan(name: str, passes: int) -> dict[str, object]:
     """Return the parameters one of our attacks is run with: any wrong class, at most `passes` per image."""
+    ours = names()[name]
     options: dict[str, object] = {"budget": passes}
+    if ours.norm != 2 and "norm" in {field.name for field in dataclasses.fields(ours.kind)}:
+        options["norm"] = ours.norm
     if name == f"{LIBRARY}-lbfgs":
         # The classes to start from: with few passes the likeliest alone, and all once they can be paid for.
         options |= {"target": "top-1" if passes < 200 else "top-3" if passes < 1500 else "all", "objective": "hinge"}
+    elif ours.name == "lbfgs":
+        options["target"] = "all"
     return options
 
 
@@ -73,10 +101,11 @@ def attack(
     counted = TotalNet(net)
     model = Model(counted)
     options = plan(name, passes)
-    if starts is not None and "starts" in {field.name for field in dataclasses.fields(names()[name])}:
+    kind = names()[name].kind
+    if starts is not None and "starts" in {field.name for field in dataclasses.fields(kind)}:
         options["starts"] = starts
     watch = Stopwatch()
-    result = names()[name](**options)(model, images, labels, generator=rng.generator(f"peers/{name}", seed))
+    result = kind(**options)(model, images, labels, generator=rng.generator(f"peers/{name}", seed))
     watch.stop()
     claimed = (int(result.forwards.sum()), int(result.backwards.sum()))
     if claimed != (counted.forwards, counted.backwards):

@@ -37,7 +37,9 @@ def draw(results: Mapping[str, table.Results], path: Path, date: str) -> None:
     plt.rcParams.update({"svg.hashsalt": "peers", "font.size": 8})
     height = 3.2 * len(results) + _LEGEND
     figure, grid = plt.subplots(len(results), 2, figsize=(11, height), squeeze=False, sharey="row")
-    methods = sorted({table.title(name)[0] for found in results.values() for name, _ in found if name != ours.MAIN})
+    main = table.main(next(iter(results.values())))
+    norm = table.norm_name(next(iter(results.values())))
+    methods = sorted({table.title(name)[0] for found in results.values() for name, _ in found if name != main})
     colours = {method: plt.get_cmap("tab20")(i % 20) for i, method in enumerate(methods)}
     for (left, right), (net, found) in zip(grid, results.items(), strict=True):
         _, D = best_of(table.distances(found))
@@ -45,10 +47,10 @@ def draw(results: Mapping[str, table.Results], path: Path, date: str) -> None:
         _panel(left, {key: (float(m.backwards.double().mean()), heights[key]) for key, m in found.items()}, colours)
         _panel(right, {key: (m.cpu / len(m.distance), heights[key]) for key, m in found.items()}, colours)
         left.set_title(NETS[net].title, loc="left")
-        left.set_ylabel("mean L2, failures as D")
+        left.set_ylabel(f"mean {norm}, failures as D")
     grid[-1][0].set_xlabel("gradient evaluations per image")
     grid[-1][1].set_xlabel("CPU seconds per image")
-    figure.legend(handles=_legend(colours), loc="lower center", ncols=7, frameon=False)
+    figure.legend(handles=_legend(colours, main), loc="lower center", ncols=7, frameon=False)
     figure.suptitle(f"Mean distance of adversarial examples against cost ({date})")
     figure.tight_layout(rect=(0, _LEGEND / height, 1, 0.99))
     figure.savefig(path, metadata={"Date": None})
@@ -60,7 +62,7 @@ def _panel(axes: Axes, points: Mapping[tuple[str, int], tuple[float, float]], co
     for name in {name for name, _ in points}:
         mine = sorted(key for key in points if key[0] == name)
         method, library = table.title(name)
-        main = name == ours.MAIN
+        main = name in ours.MAIN.values()
         colour, marker = "black" if main else colours[method], _MARKERS[library.split()[0]]
         x, y = zip(*(points[key] for key in mine), strict=True)
         line = ":" if name in peers.PEERS else "-"
@@ -75,8 +77,8 @@ def _panel(axes: Axes, points: Mapping[tuple[str, int], tuple[float, float]], co
     axes.grid(alpha=0.3, lw=0.5)
 
 
-def _legend(colours: Mapping[str, Any]) -> list[Line2D]:
-    main = Line2D([], [], color="black", lw=2, label=f"{table.title(ours.MAIN)[0]} ({ours.LIBRARY})")
+def _legend(colours: Mapping[str, Any], main: str) -> list[Line2D]:
+    ours_line = Line2D([], [], color="black", lw=2, label=f"{table.title(main)[0]} ({ours.LIBRARY})")
     methods = [Line2D([], [], color=colour, label=method) for method, colour in colours.items()]
     libraries = [Line2D([], [], color="grey", ls="", marker=m, label=name) for name, m in _MARKERS.items()]
-    return [main, *methods, *libraries]
+    return [ours_line, *methods, *libraries]

@@ -1,4 +1,4 @@
-"""Every attack on every net at every budget, side by side: the record of the comparison.
+"""Every attack of a norm on every net at every budget, side by side: the record of the comparison.
 
     python benchmarks/peers/run.py --images 200 --seed 0 --budgets 1000 200 50 --out benchmarks/results/peers
 
@@ -31,7 +31,7 @@ import table  # noqa: E402
 import units  # noqa: E402
 from intriguing import memory  # noqa: E402
 
-_PREAMBLE = """# Minimal L2 attacks side by side
+_PREAMBLE = """# Minimal {norm} attacks side by side
 
 {date}. {images} images per net, seed {seed}; {machine}, one thread, torch {torch}. A budget of B is B forwards and B
 backwards per image, counted from outside, everything included; past it an attack learns nothing more. Distances are of
@@ -111,7 +111,7 @@ def _planned(arguments: argparse.Namespace) -> Iterator[tuple[str, int]]:
     """Give every attack and budget of the run, ours first, as it fixes the pool."""
     for attack in arguments.attacks:
         budgets: Sequence[int] = arguments.budgets
-        if attack == ours.MAIN:
+        if attack in ours.MAIN.values():
             budgets = sorted({*arguments.budgets, *arguments.ours, arguments.largest}, reverse=True)
         for forwards in budgets:
             yield attack, forwards
@@ -126,6 +126,7 @@ def _units(net: str, attack: str, forwards: int, arguments: argparse.Namespace) 
 
 def _preamble(arguments: argparse.Namespace, date: str) -> str:
     return _PREAMBLE.format(
+        norm=arguments.norm,
         date=date,
         images=arguments.images,
         seed=arguments.seed,
@@ -133,7 +134,7 @@ def _preamble(arguments: argparse.Namespace, date: str) -> str:
         torch=torch.__version__,
         largest=arguments.largest,
         stand_ins=", ".join(STAND_INS) or "none",
-        notes=table.notes(),
+        notes=table.notes(ours.NORMS[arguments.norm]),
     )
 
 
@@ -141,7 +142,8 @@ def _arguments() -> argparse.Namespace:
     known = [*ours.names(), *peers.PEERS]
     parser = argparse.ArgumentParser(description="Compare minimal L2 attacks; go on where the last call stopped.")
     parser.add_argument("--nets", nargs="+", default=list(nets.NETS), choices=list(nets.NETS), metavar="NET")
-    parser.add_argument("--attacks", nargs="+", default=known, choices=known, metavar="ATTACK")
+    parser.add_argument("--norm", default="L2", choices=list(ours.NORMS), help="what is kept small; default L2")
+    parser.add_argument("--attacks", nargs="+", choices=known, metavar="ATTACK", help="default: all of the norm")
     parser.add_argument("--images", type=int, default=200, help="per net, all of which it gets right")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--budgets", type=int, nargs="+", default=[1000, 200, 50], help="forwards; as many backwards")
@@ -152,7 +154,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no unit after this long")
     parser.add_argument("--report", action="store_true", help="compute nothing; write the record of what is there")
     parser.add_argument("--out", default="benchmarks/results/peers", help="without suffix")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    of_norm = [name for name in known if units.norm_of(name) == ours.NORMS[arguments.norm]]
+    arguments.attacks = arguments.attacks or of_norm
+    if others := sorted(set(arguments.attacks) - set(of_norm)):
+        parser.error(f"--attacks: {', '.join(others)} minimise another norm than {arguments.norm}")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import ours
 import peers
 from nets import NETS
 from optimality import area, best_of, interval, optimality
-from units import Measured
+from units import Measured, norm_of
 
 Results = Mapping[tuple[str, int], Measured]  # (attack, forwards) -> what it found on one net
 
@@ -22,7 +22,7 @@ _FROM_CLEAN = ("advlib-cw", "advlib-ddn", "advlib-alma")
 _FAR = 1.5
 
 _HEAD = (
-    "| attack | library | budget | found | mean L2 | median L2 | mean, failures as D | forwards | backwards "
+    "| attack | library | budget | found | mean {norm} | median {norm} | mean, failures as D | forwards | backwards "
     "| optimality | seconds | CPU s |\n"
     "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
 )
@@ -62,7 +62,7 @@ def title(attack: str) -> tuple[str, str]:
     """Return an attack's method and library."""
     if attack in peers.PEERS:
         return peers.PEERS[attack].method, peers.PEERS[attack].library
-    return ours.TITLES.get(attack.partition("-")[2], attack.partition("-")[2]), ours.LIBRARY
+    return ours.TITLES[ours.names()[attack].name], ours.LIBRARY
 
 
 def distances(results: Results) -> list[Tensor]:
@@ -70,12 +70,23 @@ def distances(results: Results) -> list[Tensor]:
     return [measured.distance for measured in results.values()]
 
 
+def norm_name(results: Results) -> str:
+    """Return the norm that the attacks of a run minimise, ``L1``, ``L2`` or ``Linf``."""
+    norm = norm_of(next(iter(results))[0])
+    return next(name for name, value in ours.NORMS.items() if value == norm)
+
+
+def main(results: Results) -> str:
+    """Return that of our attacks whose place is told."""
+    return ours.MAIN[ours.NORMS[norm_name(results)]]
+
+
 def place(results: Results, forwards: int) -> Place | None:
     """Return how our attack stands at a budget; None where it or every peer has not been run."""
     pool = distances(results)
     _, D = best_of(pool)
     held = {name: m for (name, budget), m in results.items() if budget == forwards and name in peers.PEERS}
-    mine = results.get((ours.MAIN, forwards))
+    mine = results.get((main(results), forwards))
     if mine is None or not held:
         return None
     peer = min(held, key=lambda name: area(held[name].distance, D))
@@ -103,10 +114,10 @@ def race(results: Results) -> tuple[str, float, int, float] | None:
     most = max(budget for _, budget in held)
     name = min((n for n, budget in held if budget == most), key=lambda n: area(held[n, most].distance, D))
     goal = area(held[name, most].distance, D)
-    mine = sorted(b for n, b in results if n == ours.MAIN and area(results[n, b].distance, D) <= goal)
+    mine = sorted(b for n, b in results if n == main(results) and area(results[n, b].distance, D) <= goal)
     if not mine:
         return None
-    return name, held[name, most].cpu, mine[0], results[ours.MAIN, mine[0]].cpu
+    return name, held[name, most].cpu, mine[0], results[main(results), mine[0]].cpu
 
 
 def section(net: str, facts: Mapping[str, Any], results: Results, budgets: Sequence[int]) -> str:
@@ -127,7 +138,12 @@ def section(net: str, facts: Mapping[str, Any], results: Results, budgets: Seque
             f"forwards and as many backwards, in {mine:.1f} CPU s, {mine / seconds:.2f} of it."
         )
     order = sorted(results, key=lambda key: (-key[1], area(results[key].distance, D)))
-    lines.append("\n" + _HEAD + "\n".join(_row(key, results[key], pool, D) for key in order) + "\n")
+    lines.append(
+        "\n"
+        + _HEAD.format(norm=norm_name(results))
+        + "\n".join(_row(key, results[key], pool, D) for key in order)
+        + "\n"
+    )
     return "\n".join(lines)
 
 
@@ -191,6 +207,7 @@ def _row(key: tuple[str, int], measured: Measured, pool: Sequence[Tensor], D: fl
     return "| " + " | ".join(cells) + " |"
 
 
-def notes() -> str:
-    """Return the settings' deviations, one line per peer that has one."""
-    return "\n".join(f"- {p.method}, {p.library}: {p.note}." for p in peers.PEERS.values() if p.note)
+def notes(norm: float) -> str:
+    """Return the settings' deviations of the peers that minimise a norm, one line per peer that has one."""
+    told = [f"- {p.method}, {p.library}: {p.note}." for p in peers.PEERS.values() if p.note and p.norm == norm]
+    return "\n".join(told) or "- none."

@@ -79,6 +79,11 @@ class Measured:
     cpu: float
 
 
+def norm_of(attack: str) -> float:
+    """Return the norm that an attack, ours or a peer's, minimises."""
+    return peers.PEERS[attack].norm if attack in peers.PEERS else ours.names()[attack].norm
+
+
 def joined(parts: list[Measured]) -> Measured:
     """Return the parts of one attack as one."""
     return Measured(
@@ -126,7 +131,7 @@ def _measure(unit: Unit, net: nn.Module, images: Tensor, labels: Tensor) -> Meas
         count, watch = _peer(peers.PEERS[unit.attack], unit, net, images, labels)
     else:
         count, watch = ours.attack(unit.attack, net, images, labels, 2 * unit.forwards, unit.seed, _starts(unit.net))
-    distance = _judged(net, images, labels, count)
+    distance = _judged(net, images, labels, count, norm_of(unit.attack))
     return Measured(distance, count.forwards, count.backwards, watch.seconds, watch.cpu)
 
 
@@ -138,18 +143,18 @@ def _starts(net: str) -> tuple[Tensor, Tensor]:
 
 
 def _peer(peer: peers.Peer, unit: Unit, net: nn.Module, images: Tensor, labels: Tensor) -> tuple[Count, Stopwatch]:
-    counter = CountingNet(net, images, labels, 2 * unit.forwards).eval()
+    counter = CountingNet(net, images, labels, 2 * unit.forwards, peer.norm).eval()
     watch = Stopwatch()
     with contextlib.suppress(SpentError):
-        peer.run(counter, images.clone(), labels.clone(), unit.forwards, nets.NETS[unit.net].scale)
+        peer.run(counter, images.clone(), labels.clone(), unit.forwards, nets.NETS[unit.net].largest(peer.norm))
     return counter.count(), watch.stop(counter.bookkeeping)
 
 
-def _judged(net: nn.Module, images: Tensor, labels: Tensor, count: Count) -> Tensor:
+def _judged(net: nn.Module, images: Tensor, labels: Tensor, count: Count, norm: float) -> Tensor:
     """Return the distances (N,) of the nearest points that the net itself, asked once more, gets wrong."""
     x = count.nearest.clamp(0, 1)
     wrong = nets.answers(net, x) != labels
-    distance = torch.linalg.vector_norm((x.double() - images.double()).flatten(1), dim=1)
+    distance = torch.linalg.vector_norm((x.double() - images.double()).flatten(1), ord=norm, dim=1)
     return torch.where(count.distance.isfinite() & wrong, distance, torch.inf)
 
 
@@ -186,10 +191,14 @@ def _path(unit: Unit, folder: Path) -> Path:
 def source(attack: str) -> str:
     """Return what an attack's result depends on: our modules' hash, or a peer's version and the code that calls it."""
     if attack not in peers.PEERS:
-        kind = ours.names()[attack]
+        kind = ours.names()[attack].kind
         return code_hash(f"{kind.__module__}:{kind.__name__}")
-    peer, seen = peers.PEERS[attack], {}
-    waiting: list[Callable[..., Any]] = [peer.run]
+    peer = peers.PEERS[attack]
+    seen: dict[str, object] = {}
+    run = peer.run
+    if isinstance(run, functools.partial):
+        seen, run = dict(run.keywords), run.func
+    waiting: list[Callable[..., Any]] = [run]
     while waiting:
         function = waiting.pop()
         seen[function.__name__] = inspect.getsource(function)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -32,6 +32,7 @@ from torch import Tensor
 
 from intriguing import norms
 from intriguing.attacks import lbfgs_norms
+from intriguing.attacks import starts as far
 from intriguing.attacks.base import COUNT, POSITIVE, Attack, Progress, Range, Trial
 from intriguing.attacks.nearest import Nearest
 from intriguing.attacks.problem import Pairs, choose_targets, margin
@@ -72,6 +73,7 @@ class LBFGS(Attack):
         norm: 2, or 1 or inf, which are searched as `lbfgs_norms` says: over c too in L1, over the size of the box in
             Linf. There `"all"` and `"nearest"` are one, the loss is always a hinge, and the settings from `objective`
             to `width`, but for the budget, have no part.
+        starts: in L1 and Linf alone: images of other classes with their labels, see `Nearest`. None: noise.
     """
 
     description: ClassVar[str] = "the paper's: box-constrained L-BFGS, the largest c that still succeeds; L1, L2, Linf"
@@ -93,9 +95,12 @@ class LBFGS(Attack):
     memory: int = 8
     slots: int = 1024
     norm: float = 2.0
+    starts: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
     def _check(self) -> None:
-        check_norm(self.norm)
+        if check_norm(self.norm) == 2 and self.starts is not None:
+            raise InputError("starts: for norm=1 and norm=inf alone; in L2 it is `Nearest` that can use them")
+        far.check(self.starts)
         if self.objective not in OBJECTIVES:
             raise UnknownNameError("objective", self.objective, OBJECTIVES)
         if not 0 < self.lowest <= self.first <= self.highest:
@@ -112,7 +117,7 @@ class LBFGS(Attack):
         if isinstance(self.target, Tensor) or self.target == "random":
             trial.wanted[pairs.image] = pairs.target
         limits = lbfgs_norms.Limits(self.tolerance, self.evaluations, self.solves, self.memory, self.slots)
-        lbfgs_norms.search(trial, pairs, limits)
+        lbfgs_norms.search(trial, pairs, limits, self.starts)
 
 
 def lbfgs(
@@ -160,10 +165,9 @@ def lbfgs(
     """
     attack: Attack
     if check_norm(norm) != 2:
-        for name, value in (("objective", objective), ("starts", starts)):
-            if value is not None:
-                raise InputError(f"{name}: for norm=2 alone, got norm={norm:g}; leave one of them out")
-        attack = LBFGS(target=target, budget=budget, norm=norm)
+        if objective is not None:
+            raise InputError(f"objective: for norm=2 alone, got norm={norm:g}; leave one of them out")
+        attack = LBFGS(target=target, budget=budget, norm=norm, starts=starts)
     elif objective is None and isinstance(target, str) and target != "random":
         attack = Nearest(target=target, budget=budget, starts=starts)
     elif starts is not None:

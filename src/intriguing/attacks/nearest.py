@@ -44,7 +44,6 @@ from intriguing.attacks.base import COUNT, Attack, Progress, Range, Trial
 from intriguing.attacks.problem import choose_targets
 from intriguing.attacks.result import AttackResult, Phase
 from intriguing.attacks.walk import PAIRS, Walks
-from intriguing.errors import InputError
 from intriguing.nets.load import Model
 
 _GAIN, _GAIN_STEPS = 0.3, 3.0  # h and s of (1) for walks from the clean image: most of their way is one step
@@ -95,14 +94,7 @@ class Nearest(Attack):
     starts: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
     def _check(self) -> None:
-        if self.starts is None:
-            return
-        images, labels = self.starts
-        if not len(images) or labels.shape != (len(images),) or labels.dtype != torch.int64:
-            raise InputError(
-                "starts: expected images (M, ...) and int64 labels (M,), M at least 1, got "
-                f"{tuple(images.shape)} and {labels.dtype} {tuple(labels.shape)}"
-            )
+        starts.check(self.starts)
 
     def _search(self, trial: Trial, generator: torch.Generator | None) -> None:
         pairs = choose_targets(self.target, trial.z, trial.labels, trial.attacked, generator)

@@ -83,6 +83,22 @@ class Starts:
         return x
 
 
+def check(starts: tuple[Tensor, Tensor] | None) -> None:
+    """Check what a caller gives to start from, but for its fit to the images attacked.
+
+    Raises:
+        InputError: no images, or labels of another number or dtype.
+    """
+    if starts is None:
+        return
+    images, labels = starts
+    if not len(images) or labels.shape != (len(images),) or labels.dtype != torch.int64:
+        raise InputError(
+            "starts: expected images (M, ...) and int64 labels (M,), M at least 1, got "
+            f"{tuple(images.shape)} and {labels.dtype} {tuple(labels.shape)}"
+        )
+
+
 def pool(starts: tuple[Tensor, Tensor] | None, trial: Trial) -> Pool:
     """Return the pool that a caller gave, or one of noise.
 

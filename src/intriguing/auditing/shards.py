@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from intriguing.attacks import LBFGS
 from intriguing.attacks.base import Attack
 from intriguing.data.stream import Stream, stream
 from intriguing.errors import DataError, StoreError
@@ -166,7 +167,7 @@ def with_starts(
             An image of it that cannot be read is no start.
         box: of the model.
     """
-    lack = {name for name, attack in attacks.items() if getattr(attack, "starts", ()) is None}
+    lack = {name for name, attack in attacks.items() if _could_start(attack)}
     if not lack:
         return dict(attacks)
     images = opened()
@@ -177,6 +178,12 @@ def with_starts(
     pool = in_box(pixels, box), images.labels[ids]
     records: Mapping[str, Any] = attacks  # dataclasses, not all with this field
     return {name: dataclasses.replace(a, starts=pool) if name in lack else a for name, a in records.items()}
+
+
+def _could_start(attack: Attack) -> bool:
+    """Tell whether an attack starts from images where it is given some, and has none: the paper's in L2 does not."""
+    lacks = getattr(attack, "starts", ()) is None
+    return lacks and not (isinstance(attack, LBFGS) and attack.norm == 2)
 
 
 def _readable(images: Stream, ids: Tensor) -> tuple[Tensor, Tensor]:
