@@ -168,9 +168,62 @@ def test_other_norms_are_refused(norm: float) -> None:
         LBFGS(norm=norm).check()
 
 
-@pytest.mark.parametrize("option", ["objective", "starts"])
-def test_what_only_norm_2_has_is_refused(option: str) -> None:
+def test_an_objective_is_for_norm_2_alone() -> None:
     images = digits()[0][:1]
-    value = "hinge" if option == "objective" else (images, torch.tensor([0]))
-    with pytest.raises(InputError, match=f"{option}: .*norm=inf"):
-        attacks.lbfgs(sigmoid_net(), images, torch.tensor([0]), target="all", norm=math.inf, **{option: value})
+    with pytest.raises(InputError, match=r"objective: .*norm=inf"):
+        attacks.lbfgs(sigmoid_net(), images, torch.tensor([0]), target="all", norm=math.inf, objective="hinge")
+
+
+def test_the_search_over_c_in_norm_2_takes_no_starts() -> None:
+    starts = torch.rand(2, 4), torch.tensor([0, 1])
+    with pytest.raises(InputError, match=r"starts: for norm=1 and norm=inf alone.*Nearest"):
+        LBFGS(starts=starts).check()
+    LBFGS(starts=starts, norm=1).check()
+    with pytest.raises(InputError, match=r"starts: expected images .* got \(2, 4\) and torch.float32 \(2,\)"):
+        LBFGS(starts=(starts[0], torch.rand(2)), norm=1).check()
+
+
+class Threshold(nn.Module):
+    """Class 1 where the weighted pixels sum to 4, and where some pass a threshold, before which they have no slope."""
+
+    def __init__(self, pixels: slice, threshold: float) -> None:
+        super().__init__()
+        self.pixels, self.threshold = pixels, threshold
+        self.register_buffer("weights", torch.linspace(1.2, 1, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        strong = 10 * torch.relu(x[:, self.pixels].sum(1) - self.threshold) - 2
+        return torch.stack([torch.zeros(len(x)), torch.maximum(x @ self.weights / 4 - 1, strong)], dim=1)
+
+
+@pytest.mark.parametrize("budget", [None, 400])
+@pytest.mark.parametrize("norm", NORMS)
+def test_starts_reach_what_the_gradient_at_the_clean_image_hides(norm: float, budget: int | None) -> None:
+    net, images = Threshold(slice(5, 6), 0.1), torch.zeros(2, 8)
+    labels = torch.zeros(2, dtype=torch.int64)
+    start = torch.zeros(1, 8)
+    start[:, 5] = 1
+    # From the clean image the sum alone has a slope: 3.4 in L1, 0.45 in Linf. Pixel 5 need only come to 0.3.
+    result = attacks.lbfgs(
+        net, images, labels, target="all", norm=norm, budget=budget, starts=(start, torch.tensor([1]))
+    )
+    assert result.size.tolist() == pytest.approx([0.3, 0.3], rel=2e-3)
+
+
+def test_what_a_budget_leaves_pays_for_later_starts() -> None:
+    net, images = Threshold(slice(5, 8), 1.2), torch.zeros(1, 8)
+    labels = torch.zeros(1, dtype=torch.int64)
+    # Averages, and the single images nearest in L2, lead to the sum's 3.44; the last image, the eighth start, to 1.4.
+    starts = torch.tensor([0.55, 0.55, 0.55, 0.55, 0.55, 0.3, 0.3, 0.3]).repeat(6, 1)
+    starts[5] = torch.tensor([0.0, 0, 0, 0, 0, 1, 1, 1])
+    pool = starts, torch.ones(6, dtype=torch.int64)
+    few, more = (LBFGS(norm=1, target="all", budget=b, starts=pool)(net, images, labels) for b in (300, 2000))
+    assert float(few.size) == pytest.approx(3.44, rel=1e-2)
+    assert float(more.size) == pytest.approx(1.4, rel=1e-2)
+
+
+def test_without_images_noise_is_where_it_starts() -> None:
+    net, images = Threshold(slice(5, 6), 0.1), torch.zeros(1, 8)
+    labels = torch.zeros(1, dtype=torch.int64)
+    result = LBFGS(norm=1, target="all", budget=400)(net, images, labels)
+    assert float(result.size) == pytest.approx(0.3, rel=2e-3)

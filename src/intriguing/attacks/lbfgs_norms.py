@@ -173,15 +173,16 @@ class _Search:
     def _enter(self) -> bool:
         """Begin the rows from afar at the next starts of the images that can pay for them; tell whether any can."""
         trial, rows = self.trial, self.rows
-        row = rows.far.nonzero().squeeze(1).view(self.M, _FAR)
-        k = torch.arange(self.begun, self.begun + _FAR, device=row.device)
-        if self.starts is None or self.begun + _FAR > self.starts.order.shape[1]:
+        if self.starts is None:
             return False
-        which = self.starts.order[:, k]
+        which = self.starts.order[:, self.begun : self.begun + _FAR]
+        row = rows.far.nonzero().squeeze(1).view(self.M, _FAR)[:, : which.shape[1]]
         use = which >= 0
         if trial.budget is not None:
             spent = trial.forwards[self.images] + trial.backwards[self.images] + trial.reserved
-            use &= (trial.budget - spent)[:, None] >= _FAR_PASSES * (k - self.begun + 1)
+            use &= (trial.budget - spent)[:, None] >= _FAR_PASSES * torch.arange(
+                1, which.shape[1] + 1, device=row.device
+            )
         row, which = row[use], which[use]
         far = self.starts.at(which)
         image = self.image[row]
