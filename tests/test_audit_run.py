@@ -380,6 +380,20 @@ def test_searches_start_from_images_of_the_other_classes_of_the_set(tmp_path: Pa
     torch.testing.assert_close(single.result.distance, torch.tensor(found, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
+def test_every_search_that_can_start_from_images_gets_some() -> None:
+    whole = of(dark_and_bright())
+    searches = {
+        "far": LBFGS(norm=math.inf),
+        "paper": LBFGS(),
+        "own": Nearest(starts=(torch.rand(1, 1, 8, 8), torch.tensor([0]))),
+    }
+    found = with_starts(searches, lambda: whole, (0.0, 1.0))
+    assert len(found["far"].starts[1]) == 40
+    # The paper's search over c begins at the image, and who brings images keeps them.
+    assert found["paper"] == searches["paper"]
+    assert found["own"] is searches["own"]
+
+
 def test_an_image_that_cannot_be_read_is_no_start() -> None:
     whole = of(dark_and_bright())
 

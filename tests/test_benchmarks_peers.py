@@ -187,6 +187,38 @@ def test_the_match_is_the_least_sum_over_all_increasing_selections():
         assert module("counting").ordered_match(x, originals).tolist() == list(best)
 
 
+@pytest.mark.parametrize(("norm", "nearest"), [(1.0, 0), (2.0, 1), (torch.inf, 1)])
+def test_the_nearest_point_is_that_of_the_norm(norm: float, nearest: int):
+    images, labels = torch.full((1, 1, 2, 2), 0.3), torch.zeros(1, dtype=torch.int64)
+    # Both are class 1: one pixel by 0.9, which is less in L1, and all four by 0.3, which is less in L2 and Linf.
+    one, all_four = images.clone(), images + 0.3
+    one[..., 0, 0] = 1.0
+    one[..., 0, 1] = 0.8
+    net = module("counting").CountingNet(Linear(), images, labels, 10, norm).eval()
+    for x in (one, all_four):
+        net(x)
+    assert torch.equal(net.count().nearest, (one, all_four)[nearest])
+
+
+def test_every_attack_says_what_it_minimises():
+    units, ours, peers, table = module("units"), module("ours"), module("peers"), module("table")
+    assert [units.norm_of(ours.MAIN[norm]) for norm in (1.0, 2.0, torch.inf)] == [1.0, 2.0, torch.inf]
+    assert units.norm_of("advlib-fab-t-linf") == torch.inf
+    assert units.norm_of("foolbox-ead-l1") == 1
+    assert "intriguing-l1-adam" not in ours.names()
+    # The same code with another norm is another attack.
+    assert units.source("advlib-fab-l1") != units.source("advlib-fab-linf") != units.source("advlib-fab")
+    assert ours.plan("intriguing-fab-linf", 400) == {"budget": 400, "norm": torch.inf}
+    assert ours.plan("intriguing-fab", 400) == {"budget": 400}
+    results = {("intriguing-lbfgs-linf", 50): measured(1, 2, 3), ("advlib-fab-linf", 50): measured(2, 3, 3)}
+    text = table.section("mnist-fc", {"accuracy": 0.97, "seconds": 10}, results, [50])
+    assert "| mean Linf | median Linf |" in text
+    assert "| L-BFGS | **intriguing** |" in text
+    assert "trust region per image" in table.notes(1.0)
+    assert "levels" not in table.notes(1.0)
+    assert {peer.norm for peer in peers.PEERS.values()} == {1.0, 2.0, torch.inf}
+
+
 def test_more_rows_than_images_are_refused():
     with pytest.raises(ValueError, match="one row per image"):
         counted(torch.zeros(1, 1, 2, 2))(torch.zeros(2, 1, 2, 2))
