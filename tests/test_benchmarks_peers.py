@@ -231,8 +231,9 @@ def test_our_counts_are_those_seen_from_outside():
     images = torch.full((3, 1, 2, 2), 0.3)
     images[1] = 0.4
     labels = torch.zeros(3, dtype=torch.int64)
+    starts = torch.full((2, 1, 2, 2), 0.9), torch.ones(2, dtype=torch.int64)
     for name in module("ours").names():
-        count, watch = module("ours").attack(name, Linear().eval(), images, labels, 60, 0)
+        count, watch = module("ours").attack(name, Linear().eval(), images, labels, 60, 0, starts)
         # The nearest point of mean 1/2 is 2 (1/2 - mean) away, with 4 pixels of equal weight.
         optimal = torch.tensor([0.4, 0.2, 0.4], dtype=torch.float64)
         assert (count.distance >= optimal).all(), name

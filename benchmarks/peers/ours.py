@@ -102,7 +102,12 @@ def attack(
     model = Model(counted)
     options = plan(name, passes)
     kind = names()[name].kind
-    if starts is not None and "starts" in {field.name for field in dataclasses.fields(kind)}:
+    # The paper's search over c in L2 begins at the image.
+    if (
+        starts is not None
+        and name != f"{LIBRARY}-lbfgs"
+        and "starts" in {field.name for field in dataclasses.fields(kind)}
+    ):
         options["starts"] = starts
     watch = Stopwatch()
     result = kind(**options)(model, images, labels, generator=rng.generator(f"peers/{name}", seed))
