@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +143,22 @@ def test_a_run_that_is_no_audit_is_refused(run: Call, net: str) -> None:
     assert code == 2
     assert "mine" in err
     assert Path("mine/thesis.txt").read_text() == "years of work"
+
+
+def test_an_attack_in_another_norm_is_summed_up_in_it(run: Call, net: str) -> None:
+    command = ("attack", "--model", f"{net}:build", "--data", "digits", "--images", "10", "--attack", "lbfgs")
+    medians = {}
+    for norm, pattern in (
+        ("1", r"distance (\S+) \(L1\) and (\S+) \(L2,"),
+        ("inf", r"distance (\S+) \(Linf\) and (\S+) \(L2,"),
+    ):
+        code, out, _ = run(*command, "--target", "nearest", "--budget", "100", "--norm", norm)
+        assert code == 0
+        own, l2 = re.search(pattern, out).groups()
+        medians[norm] = float(own), float(l2)
+    # |r|_inf <= |r|_2 <= |r|_1 for every r, and so for the medians.
+    assert medians["1"][0] > medians["1"][1]
+    assert medians["inf"][0] < medians["inf"][1]
 
 
 def test_an_attack_is_summed_up_and_saved(run: Call, net: str) -> None:

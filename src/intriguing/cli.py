@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -375,7 +376,9 @@ def attack(
     result = found.result
     right, hits = int(result.attacked.sum()), int(result.found.sum())
     _out.print(f"images   {len(result.status)}, of which the model gets {right} right")
-    _out.print(f"found    {hits} of {right}; median distance {result.median:.4g} (L2, pixel units)")
+    own = {1: "L1", math.inf: "Linf"}.get(result.norm)
+    in_it = f"{result.median_size:.4g} ({own}) and " if own else ""
+    _out.print(f"found    {hits} of {right}; median distance {in_it}{result.median:.4g} (L2, pixel units)")
     for path in found.saved:
         _out.print(f"saved    {escape(str(path))}")
 

@@ -146,8 +146,16 @@ class AttackResult:
 
     @property
     def median(self) -> float:
-        """Median distance over the images the net gets right, those without an example counted as infinite."""
-        attacked = self.distance[self.attacked]
+        """Median L2 distance over the images the net gets right, those without an example counted as infinite."""
+        return self._median(self.distance)
+
+    @property
+    def median_size(self) -> float:
+        """The same of `size`, in the attack's own norm."""
+        return self._median(self.size)
+
+    def _median(self, values: Tensor) -> float:
+        attacked = values[self.attacked]
         return float(torch.quantile(attacked, 0.5, interpolation="higher")) if len(attacked) else float("nan")
 
     def at(self, radii: Sequence[float] | float, *, norm: float | None = None) -> Curve:
