@@ -148,13 +148,10 @@ def test_a_run_that_is_no_audit_is_refused(run: Call, net: str) -> None:
 def test_an_attack_in_another_norm_is_summed_up_in_it(run: Call, net: str) -> None:
     command = ("attack", "--model", f"{net}:build", "--data", "digits", "--images", "10", "--attack", "lbfgs")
     medians = {}
-    for norm, pattern in (
-        ("1", r"distance (\S+) \(L1\) and (\S+) \(L2,"),
-        ("inf", r"distance (\S+) \(Linf\) and (\S+) \(L2,"),
-    ):
+    for norm, name in (("1", "L1"), ("inf", "Linf")):
         code, out, _ = run(*command, "--target", "nearest", "--budget", "100", "--norm", norm)
         assert code == 0
-        own, l2 = re.search(pattern, out).groups()
+        own, l2 = re.search(rf"distance (\S+) \({name}\) and (\S+) \(L2,", out).groups()
         medians[norm] = float(own), float(l2)
     # |r|_inf <= |r|_2 <= |r|_1 for every r, and so for the medians.
     assert medians["1"][0] > medians["1"][1]
